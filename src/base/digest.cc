@@ -1,0 +1,85 @@
+// Digest, randomness and text forms of bytes, by OpenSSL's EVP interface.
+#include "base/digest.h"
+
+#include <openssl/evp.h>
+#include <openssl/rand.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace llmproxy {
+
+namespace {
+
+// RAND_bytes counts in int.
+constexpr size_t kRandomStep = size_t{1} << 30;
+
+// Fetched once and never freed: OpenSSL 3.0 otherwise looks the algorithm up at every digest.
+const EVP_MD* sha256_method() {
+  static const EVP_MD* const method = EVP_MD_fetch(nullptr, "SHA256", nullptr);
+  return method;
+}
+
+int hex_value(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+  return -1;
+}
+
+}  // namespace
+
+Sha256 sha256(std::string_view bytes) {
+  Sha256 digest{};
+  unsigned size = 0;
+  const int done =
+      EVP_Digest(bytes.data(), bytes.size(), digest.data(), &size, sha256_method(), nullptr);
+  LLMPROXY_CHECK(done == 1 && size == digest.size());
+  return digest;
+}
+
+void random_bytes(std::span<uint8_t> out) {
+  while (!out.empty()) {
+    const size_t step = std::min(out.size(), kRandomStep);
+    LLMPROXY_CHECK(RAND_bytes(out.data(), static_cast<int>(step)) == 1);
+    out = out.subspan(step);
+  }
+}
+
+std::string to_hex(std::span<const uint8_t> bytes) {
+  static constexpr char kDigits[] = "0123456789abcdef";
+  std::string hex;
+  hex.reserve(bytes.size() * 2);
+  for (const uint8_t byte : bytes) {
+    hex += kDigits[byte >> 4];
+    hex += kDigits[byte & 15];
+  }
+  return hex;
+}
+
+std::optional<std::string> from_hex(std::string_view hex) {
+  if (hex.size() % 2 != 0) return std::nullopt;
+  std::string bytes;
+  bytes.reserve(hex.size() / 2);
+  for (size_t i = 0; i < hex.size(); i += 2) {
+    const int high = hex_value(hex[i]);
+    const int low = hex_value(hex[i + 1]);
+    if (high < 0 || low < 0) return std::nullopt;
+    bytes += static_cast<char>(high << 4 | low);
+  }
+  return bytes;
+}
+
+std::string to_base64url(std::span<const uint8_t> bytes) {
+  // EVP_EncodeBlock writes whole groups of four and a NUL behind them.
+  std::string text((bytes.size() + 2) / 3 * 4 + 1, '\0');
+  EVP_EncodeBlock(reinterpret_cast<uint8_t*>(text.data()), bytes.data(),
+                  static_cast<int>(bytes.size()));
+  text.resize((bytes.size() * 4 + 2) / 3);
+  std::replace(text.begin(), text.end(), '+', '-');
+  std::replace(text.begin(), text.end(), '/', '_');
+  return text;
+}
+
+}  // namespace llmproxy
