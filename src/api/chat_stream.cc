@@ -1,0 +1,380 @@
+// What a chunk of a streamed chat completion says of its cost, and how it looks to a client that
+// did not ask for usage. Most events cannot matter and are only searched, never parsed: a key
+// `"usage"`,
+// `"finish_reason"` or `"error"` with a value that says something must stand in them as bytes (a
+// key written with escapes is not seen; no server writes one). Quotes inside content are escaped,
+// so content cannot look like a key; what only looks like one deeper in the chunk is parsed and
+// ignored.
+#include "api/chat_stream.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <optional>
+#include <vector>
+
+#include "api/choice_tally.h"
+#include "api/event_stream.h"
+#include "api/json.h"
+#include "api/json_edit.h"
+
+namespace llmproxy {
+
+namespace {
+
+using simdjson::dom::element;
+using Kind = StreamReader::Piece::Kind;
+
+constexpr std::string_view kUsageKey = "\"usage\"";
+constexpr std::string_view kFinishKey = "\"finish_reason\"";
+constexpr std::string_view kErrorKey = "\"error\"";
+
+// What goes to the client of the usage that the backend reports.
+enum class Edit : uint8_t {
+  kNone,         // all of it
+  kRemove,       // nothing: the proxy asked for it, the client did not
+  kNullRunning,  // only the last one: the client did not ask for running figures
+};
+
+Edit edit_for(const Call& call, UsagePolicy policy) {
+  if (!call.is_stream || policy == UsagePolicy::kAsIs) return Edit::kNone;
+  if (!call.asks_usage) return Edit::kRemove;
+  if (policy == UsagePolicy::kContinuous && !call.asks_continuous) return Edit::kNullRunning;
+  return Edit::kNone;
+}
+
+// What follows the colon after a key, or nothing where there is no colon.
+std::string_view value_after(std::string_view text, size_t key_end) {
+  constexpr std::string_view kBlanks = " \t\r\n";
+  const size_t colon = text.find_first_not_of(kBlanks, key_end);
+  if (colon == std::string_view::npos || text[colon] != ':') return {};
+  const size_t value = text.find_first_not_of(kBlanks, colon + 1);
+  return value == std::string_view::npos ? std::string_view() : text.substr(value);
+}
+
+bool says_something(std::string_view value) {
+  return !value.empty() && !value.starts_with("null") && !value.starts_with("\"\"");
+}
+
+// True if some key `"u...`, `"f...` or `"e...` begins at one of the 16 places from `at` on; 17
+// bytes can be read there. One pass for all three keys instead of three (vectors as GCC and clang
+// have them).
+bool may_begin_key(const char* at) {
+  using Bytes = unsigned char __attribute__((vector_size(16)));
+  Bytes here;
+  Bytes next;
+  std::memcpy(&here, at, sizeof here);
+  std::memcpy(&next, at + 1, sizeof next);
+  const auto hits = (here == '"') & ((next == 'u') | (next == 'f') | (next == 'e'));
+  std::array<uint64_t, 2> words;
+  static_assert(sizeof words == sizeof hits);
+  std::memcpy(words.data(), &hits, sizeof words);
+  return (words[0] | words[1]) != 0;
+}
+
+enum class Content : uint8_t {
+  kPlain,      // nothing in it matters
+  kNullUsage,  // only a key `"usage"` that says nothing
+  kTelling,    // must be parsed
+};
+
+// What the key at `at` of `text` is, if it is one of the three.
+Content inspect_key(std::string_view text, size_t at) {
+  const std::string_view rest = text.substr(at);
+  for (const std::string_view key : {kUsageKey, kFinishKey, kErrorKey}) {
+    if (!rest.starts_with(key)) continue;
+    if (says_something(value_after(text, at + key.size()))) return Content::kTelling;
+    return key == kUsageKey ? Content::kNullUsage : Content::kPlain;
+  }
+  return Content::kPlain;
+}
+
+Content inspect(std::string_view text) {
+  constexpr size_t kStep = 16;
+  Content content = Content::kPlain;
+  size_t at = 0;
+  while (at < text.size()) {
+    const size_t end = at + std::min(kStep, text.size() - at);
+    if (end < text.size() && !may_begin_key(text.data() + at)) {
+      at = end;
+      continue;
+    }
+    for (; at < end; ++at) {
+      if (text[at] != '"') continue;
+      const Content key = inspect_key(text, at);
+      if (key == Content::kTelling) return key;
+      if (key == Content::kNullUsage) content = key;
+    }
+  }
+  return content;
+}
+
+bool has_usage_value(std::string_view text) {
+  for (size_t at = text.find(kUsageKey); at != std::string_view::npos;
+       at = text.find(kUsageKey, at + 1)) {
+    if (says_something(value_after(text, at + kUsageKey.size()))) return true;
+  }
+  return false;
+}
+
+bool is_done(std::string_view data) {
+  const size_t begin = data.find_first_not_of(' ');
+  return begin != std::string_view::npos && data.substr(begin).starts_with("[DONE]");
+}
+
+// The members of a chunk that is made for usage alone. `timings` (llama.cpp) moves there from the
+// last chunk with choices when usage is asked for.
+bool is_standard_member(std::string_view key) {
+  constexpr std::array<std::string_view, 10> kStandard = {
+      "id",           "object",      "created", "model",   "system_fingerprint",
+      "service_tier", "obfuscation", "choices", "timings", "usage"};
+  for (const std::string_view name : kStandard) {
+    if (key == name) return true;
+  }
+  return false;
+}
+
+struct Choice {
+  int64_t index = -1;
+  bool is_finished = false;
+};
+
+Choice read_choice(element value) {
+  Choice choice;
+  simdjson::dom::object object;
+  if (value.get(object) != simdjson::SUCCESS) return choice;
+  for (const auto [key, member] : object) {
+    if (key == "index") {
+      choice.index = read_count(member).value_or(-1);
+    } else if (key == "finish_reason") {
+      std::string_view reason;  // some servers say "" for "not yet"
+      choice.is_finished = member.get(reason) == simdjson::SUCCESS && !reason.empty();
+    }
+  }
+  return choice;
+}
+
+struct Chunk {
+  int usages = 0;                // members of that name
+  size_t usage_index = 0;        // of the last one among all members
+  std::optional<element> usage;  // the last that is not null
+  std::optional<simdjson::dom::array> choices;
+  bool is_error = false;
+  bool has_foreign = false;      // a member with a value that no usage chunk has of itself
+  bool is_finishing = false;     // some choice has a finish reason
+  int64_t finishing_index = -1;  // of the chunk's one choice, if that is it
+
+  bool has_empty_choices() const { return choices && choices->begin() == choices->end(); }
+};
+
+Chunk read_chunk(simdjson::dom::object object) {
+  Chunk chunk;
+  size_t index = 0;
+  for (const auto [key, value] : object) {
+    if (key == "usage") {
+      ++chunk.usages;
+      chunk.usage_index = index;
+      if (!value.is_null()) chunk.usage = value;
+    } else if (key == "choices" && value.is_array()) {
+      chunk.choices = simdjson::dom::array(value);
+    } else if (key == "error") {
+      chunk.is_error = chunk.is_error || is_truthy(value);
+    }
+    if (!value.is_null() && !is_standard_member(key)) chunk.has_foreign = true;
+    ++index;
+  }
+  return chunk;
+}
+
+// Appends `raw` with the bytes [offset, offset + remove) of its data replaced. Data in several
+// lines keeps its lines: what is removed may leave empty ones, which are blanks to JSON.
+void append_edited(std::string_view raw, const Splice& splice, std::string& out) {
+  const size_t splice_end = splice.offset + splice.remove;
+  size_t offset = 0;  // of the line's value in the event's data
+  bool is_inserted = false;
+  if (raw.starts_with(kByteOrderMark)) {
+    out.append(kByteOrderMark);
+    raw.remove_prefix(kByteOrderMark.size());
+  }
+  while (!raw.empty()) {
+    const std::string_view before = raw;
+    const std::string_view line = take_sse_line(raw);
+    const std::string_view whole = before.substr(0, before.size() - raw.size());
+    const std::optional<std::string_view> data = sse_data(line);
+    if (!data || offset + data->size() < splice.offset || offset >= splice_end) {
+      out.append(whole);
+      if (data) offset += data->size() + 1;
+      continue;
+    }
+    const size_t from = splice.offset > offset ? splice.offset - offset : 0;
+    const size_t to = std::min(splice_end - offset, data->size());
+    const size_t value = static_cast<size_t>(data->data() - whole.data());
+    out.append(whole.substr(0, value + from));
+    if (!is_inserted) out.append(splice.insert);
+    is_inserted = true;
+    out.append(whole.substr(value + to));
+    offset += data->size() + 1;
+  }
+}
+
+std::vector<Member>& thread_members() {
+  thread_local std::vector<Member> members;
+  return members;
+}
+
+class ChatStream final : public EventStream {
+ public:
+  ChatStream(const Call& call, UsagePolicy policy) : edit_(edit_for(call, policy)) {
+    if (call.choices > 1) tally_.emplace(call.choices);
+  }
+
+ private:
+  Kind read_event(std::string_view raw, bool is_whole, std::string& text) override;
+  void note_skipped() override { spoil(); }
+
+  Kind read_data(std::string_view raw, std::string_view data, bool is_whole, std::string& text);
+  static Kind remove_null_usage(std::string_view raw, std::string_view data, std::string& text);
+  void take_facts(Chunk& chunk);
+  void take_choices(Chunk& chunk);
+  void take_figure(const Chunk& chunk);
+  Kind edit(const Chunk& chunk, std::string_view raw, std::string_view data,
+            std::string& text) const;
+  void spoil() {
+    if (tally_) tally_->spoil();
+  }
+
+  const Edit edit_;
+  bool is_finished_ = false;          // a finish reason has come
+  std::optional<ChoiceTally> tally_;  // several choices only
+};
+
+Kind ChatStream::read_event(std::string_view raw, bool is_whole, std::string& text) {
+  Content content = tally_ ? Content::kTelling : inspect(raw);
+  // The common event: one data line, nothing of interest in it.
+  constexpr std::string_view kData = "data:";
+  if (content == Content::kPlain && raw.starts_with(kData) && !is_done(raw.substr(kData.size()))) {
+    ++facts_.data_events;
+    return Kind::kPass;
+  }
+  thread_local std::string scratch;
+  const SseEvent event = parse_sse_event(raw, scratch);
+  if (event.type == "error") facts_.saw_error = true;
+  if (!event.has_data) return Kind::kPass;
+  ++facts_.data_events;
+  if (is_done(event.data)) {
+    facts_.saw_terminal = true;
+    return Kind::kTerminal;
+  }
+  const bool is_joined = event.data.data() == scratch.data();  // a key and its colon may have met
+  if (is_joined && !tally_) content = inspect(event.data);
+  if (content == Content::kTelling) return read_data(raw, event.data, is_whole, text);
+  if (content == Content::kPlain || edit_ != Edit::kRemove) return Kind::kPass;
+  return remove_null_usage(raw, event.data, text);
+}
+
+// OpenAI's chunks all have `"usage":null` when usage was asked for: not worth a parse.
+Kind ChatStream::remove_null_usage(std::string_view raw, std::string_view data, std::string& text) {
+  std::vector<Member>& members = thread_members();
+  object_members(data, members);
+  for (size_t i = 0; i < members.size(); ++i) {
+    if (members[i].key != "usage" || members[i].value != "null") continue;
+    append_edited(raw, remove_member(data, members, i), text);
+    return Kind::kReplace;
+  }
+  return Kind::kPass;
+}
+
+Kind ChatStream::read_data(std::string_view raw, std::string_view data, bool is_whole,
+                           std::string& text) {
+  const JsonText json(data);
+  simdjson::dom::object object;
+  if (!json.ok() || json.root().get(object) != simdjson::SUCCESS) {
+    // Text that is no JSON passes. What should have been an object with usage is a figure not
+    // understood; the front of an event that the end of the body has cut is not.
+    const size_t begin = data.find_first_not_of(" \t\r\n");
+    if (is_whole && begin != std::string_view::npos && data[begin] == '{' &&
+        has_usage_value(data)) {
+      facts_.is_malformed = true;
+      spoil();
+    }
+    return Kind::kPass;
+  }
+  Chunk chunk = read_chunk(object);
+  take_facts(chunk);
+  return edit(chunk, raw, data, text);
+}
+
+void ChatStream::take_facts(Chunk& chunk) {
+  if (chunk.is_error) facts_.saw_error = true;
+  take_choices(chunk);
+  if (chunk.usage) take_figure(chunk);
+  if (!tally_) return;
+  const ChoiceTally::Total total = tally_->total(facts_.saw_error);
+  facts_.final_figure = total.figure;
+  if (total.is_malformed) facts_.is_malformed = true;
+}
+
+void ChatStream::take_choices(Chunk& chunk) {
+  if (!chunk.choices) return;
+  int64_t choices = 0;
+  for (const element value : *chunk.choices) {
+    const Choice choice = read_choice(value);
+    if (tally_) tally_->see(choice.index, choice.is_finished);
+    chunk.is_finishing = chunk.is_finishing || choice.is_finished;
+    chunk.finishing_index = ++choices == 1 && choice.is_finished ? choice.index : -1;
+  }
+  is_finished_ = is_finished_ || chunk.is_finishing;
+}
+
+void ChatStream::take_figure(const Chunk& chunk) {
+  const std::optional<Figure> figure =
+      read_figure(*chunk.usage, "prompt_tokens", "completion_tokens");
+  // SGLang ends a failed answer with zeros that mean nothing.
+  const bool is_void = figure && *figure == Figure{} && facts_.saw_error;
+  facts_.is_malformed = !figure || is_void || chunk.usages > 1;
+  if (facts_.is_malformed) {
+    spoil();
+    return;
+  }
+  const bool is_end = chunk.has_empty_choices();
+  if (!tally_) {
+    (is_end || is_finished_ ? facts_.final_figure : facts_.running_figure) = figure;
+  } else if (is_end) {
+    tally_->add_end_figure(*figure);
+  } else if (chunk.is_finishing) {
+    tally_->add_finish_figure(*figure, chunk.finishing_index);
+  } else {
+    facts_.running_figure = figure;
+    tally_->add_running_figure();
+  }
+}
+
+Kind ChatStream::edit(const Chunk& chunk, std::string_view raw, std::string_view data,
+                      std::string& text) const {
+  if (edit_ == Edit::kNone || chunk.usages == 0) return Kind::kPass;
+  const bool has_object = chunk.usage && chunk.usage->is_object();
+  std::vector<Member>& members = thread_members();
+  if (edit_ == Edit::kNullRunning) {
+    if (!has_object || !chunk.choices || chunk.has_empty_choices()) return Kind::kPass;
+    object_members(data, members);
+    const std::string_view value = members.at(chunk.usage_index).value;
+    const Splice splice{.offset = static_cast<size_t>(value.data() - data.data()),
+                        .remove = value.size(),
+                        .insert = "null"};
+    append_edited(raw, splice, text);
+    return Kind::kReplace;
+  }
+  if (chunk.usage && !has_object) return Kind::kPass;
+  if (chunk.has_empty_choices() && has_object && !chunk.has_foreign) return Kind::kDrop;
+  object_members(data, members);  // of a doubled usage, malformed anyway, only the last goes
+  append_edited(raw, remove_member(data, members, chunk.usage_index), text);
+  return Kind::kReplace;
+}
+
+}  // namespace
+
+std::unique_ptr<StreamReader> read_chat_stream(const Call& call, UsagePolicy policy) {
+  return std::make_unique<ChatStream>(call, policy);
+}
+
+}  // namespace llmproxy
