@@ -1,0 +1,397 @@
+// Keys and events in an SQLite file. Two connections, so that a look-up does not queue behind a
+// commit. Rollback journal, not WAL: SQLite 3.40 can lose commits when two processes write in WAL
+// mode; TRUNCATE, not DELETE: an unlinked journal may come back after a power cut and roll a
+// durable batch back.
+#include "db/sqlite.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <mutex>
+#include <system_error>
+#include <utility>
+
+#include "billing/object_id.h"
+#include "db/schema.h"
+#include "db/sqlite_statement.h"
+
+namespace llmproxy {
+namespace {
+
+constexpr int kBusyTimeoutMs = 200;  // short, so that a writer that waits lets look-ups through
+constexpr int kTriesMax = 5;         // of one call while another process holds the file: 1 s in all
+
+constexpr int kUnavailableStatus = 503;
+
+bool is_busy(int code) {
+  return (code & 0xff) == SQLITE_BUSY || (code & 0xff) == SQLITE_LOCKED;
+}
+
+// One connection and who may use it now. Calls of several threads take turns.
+class Connection {
+ public:
+  explicit Connection(SqliteHandle handle) : handle_(std::move(handle)) {}
+
+  // Runs `work(handle)`, which returns SQLITE_DONE or an error; again while the file is busy. A
+  // transaction that `work` left open is rolled back.
+  template <class Work>
+  int run(Work&& work) {
+    const std::lock_guard lock(mutex_);
+    int code = SQLITE_ERROR;
+    for (int i = 0; i < kTriesMax; ++i) {
+      code = work(handle_.get());
+      if (code != SQLITE_DONE) error_ = sqlite3_errmsg(handle_.get());
+      if (sqlite3_get_autocommit(handle_.get()) == 0) {
+        sqlite3_exec(handle_.get(), "ROLLBACK", nullptr, nullptr, nullptr);
+      }
+      if (!is_busy(code)) break;
+    }
+    return code;
+  }
+  // Why the last run() failed.
+  std::string error() {
+    const std::lock_guard lock(mutex_);
+    return error_;
+  }
+
+ private:
+  std::mutex mutex_;
+  SqliteHandle handle_;  // guarded by mutex_
+  std::string error_;    // guarded by mutex_
+};
+
+int execute(sqlite3* handle, const char* sql) {
+  const int code = sqlite3_exec(handle, sql, nullptr, nullptr, nullptr);
+  return code == SQLITE_OK ? SQLITE_DONE : code;
+}
+
+class SqliteDatabase final : public Database {
+ public:
+  SqliteDatabase(std::string path, SqliteHandle reader, SqliteHandle writer)
+      : path_(std::move(path)), reader_(std::move(reader)), writer_(std::move(writer)) {}
+
+  KeyLookup find_key(std::string_view secret_hex, std::string_view access_level,
+                     WallMs now) override;
+  BatchResult write_events(std::span<const Event> events) override;
+  Result<std::string> create_key(const NewKey& key) override;
+  Result<std::vector<KeyRecord>> list_keys() override;
+  Result<bool> set_key_expiry(std::string_view id, std::optional<WallMs> when) override;
+  Result<bool> delete_key(std::string_view id) override;
+  std::string check() override;
+
+ private:
+  Error unavailable(Connection& connection) {
+    return {.status = kUnavailableStatus,
+            .message = fmt::format("{}: {}", path_, connection.error())};
+  }
+
+  const std::string path_;
+  Connection reader_;
+  Connection writer_;
+  ObjectIdMint mint_;
+};
+
+KeyLookup judge(const SqliteStatement& row, WallMs now) {
+  using State = KeyLookup::State;
+  const std::optional<std::string> id = row.text(0), user = row.text(1), expiry = row.text(2);
+  if (!id) return {.state = State::kUnusable, .detail = "a row of api_keys has no id"};
+  if (!user) return {.state = State::kUnusable, .detail = fmt::format("key {}: no user_id", *id)};
+  KeyLookup found{.state = State::kFound};
+  found.key.id = *id;
+  found.key.user_id.text = *user;
+  if (expiry) {
+    found.key.expires = parse_utc(*expiry);
+    if (!found.key.expires) {
+      return {.state = State::kUnusable,
+              .detail = fmt::format("key {}: date_expiry is no ISO 8601 time", *id)};
+    }
+  }
+  if (found.key.is_expired(now)) return {.state = State::kUnknown};
+  return found;
+}
+
+KeyLookup SqliteDatabase::find_key(std::string_view secret_hex, std::string_view access_level,
+                                   WallMs now) {
+  KeyLookup found;
+  const int code = reader_.run([&](sqlite3* handle) {
+    SqliteStatement query(handle,
+                          "SELECT id, user_id, date_expiry FROM api_keys"
+                          " WHERE secret = ?1 AND access_level = ?2");
+    query.bind(1, secret_hex);
+    query.bind(2, access_level);
+    const int step = query.step();
+    if (step == SQLITE_ROW) {
+      found = judge(query, now);
+      return SQLITE_DONE;
+    }
+    found = {.state = KeyLookup::State::kUnknown};
+    return step;
+  });
+  if (code == SQLITE_DONE) return found;
+  return {.state = KeyLookup::State::kUnavailable, .detail = unavailable(reader_).message};
+}
+
+// SQLITE_ROW: the stored event is equal; SQLITE_DONE: another one is; else nobody knows.
+int compare_stored(sqlite3* handle, const Event& event, const std::string& date) {
+  SqliteStatement stored(handle,
+                         "SELECT 1 FROM events_completion WHERE id = ?1 AND date_created = ?2 AND"
+                         " user_id = ?3 AND api_key_id = ?4 AND model = ?5 AND prompt_n = ?6 AND"
+                         " completion_n = ?7");
+  const std::string id = event.id.hex();
+  stored.bind(1, id);
+  stored.bind(2, date);
+  stored.bind(3, event.user_id.text);
+  stored.bind(4, event.api_key_id);
+  stored.bind(5, event.model);
+  stored.bind(6, event.prompt_n);
+  stored.bind(7, event.completion_n);
+  return stored.step();
+}
+
+// Inside a transaction. SQLITE_DONE, or why the batch as a whole must come again.
+int insert_events(sqlite3* handle, std::span<const Event> events, BatchResult& result) {
+  SqliteStatement insert(
+      handle,
+      "INSERT INTO events_completion(id, date_created, user_id, api_key_id, model,"
+      " prompt_n, completion_n) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+      " ON CONFLICT(id) DO NOTHING");
+  for (const Event& event : events) {
+    const std::string id = event.id.hex(), date = format_utc(event.date_created);
+    insert.bind(1, id);
+    insert.bind(2, date);
+    insert.bind(3, event.user_id.text);
+    insert.bind(4, event.api_key_id);
+    insert.bind(5, event.model);
+    insert.bind(6, event.prompt_n);
+    insert.bind(7, event.completion_n);
+    int code = insert.step();
+    const bool is_new = code == SQLITE_DONE && sqlite3_changes(handle) == 1;
+    insert.reset();
+    if (code == SQLITE_DONE && !is_new) code = compare_stored(handle, event, date);
+    if (code != SQLITE_DONE && code != SQLITE_ROW) return code;
+    const bool is_equal = is_new || code == SQLITE_ROW;
+    result.deliveries.push_back(is_equal ? Delivery::kDelivered : Delivery::kRefused);
+    if (!is_equal) result.detail = "another event is stored under its id";
+  }
+  return SQLITE_DONE;
+}
+
+BatchResult SqliteDatabase::write_events(std::span<const Event> events) {
+  BatchResult result;
+  const int code = writer_.run([&](sqlite3* handle) {
+    result = {};
+    int step = execute(handle, "BEGIN IMMEDIATE");
+    if (step == SQLITE_DONE) step = insert_events(handle, events, result);
+    return step == SQLITE_DONE ? execute(handle, "COMMIT") : step;
+  });
+  if (code == SQLITE_DONE) return result;
+  return {std::vector<Delivery>(events.size(), Delivery::kRetry), unavailable(writer_).message};
+}
+
+Result<std::string> SqliteDatabase::create_key(const NewKey& key) {
+  const std::string id = mint_.mint(wall_now_ms()).hex();
+  const std::string expires = key.expires ? format_utc(*key.expires) : "";
+  const int code = writer_.run([&](sqlite3* handle) {
+    SqliteStatement insert(handle,
+                           "INSERT INTO api_keys(id, access_level, secret, user_id, date_expiry,"
+                           " comment) VALUES(?1, ?2, ?3, ?4, ?5, ?6)");
+    insert.bind(1, id);
+    insert.bind(2, key.access_level);
+    insert.bind(3, key.secret_hex);
+    insert.bind(4, key.user_id);
+    if (key.expires) insert.bind(5, expires);
+    if (!key.comment.empty()) insert.bind(6, key.comment);
+    return insert.step();
+  });
+  if (code == SQLITE_DONE) return id;
+  if ((code & 0xff) == SQLITE_CONSTRAINT) {
+    return Error{.status = 409, .message = "a key with this hash exists already"};
+  }
+  return unavailable(writer_);
+}
+
+Result<std::vector<KeyRecord>> SqliteDatabase::list_keys() {
+  std::vector<KeyRecord> keys;
+  const int code = reader_.run([&](sqlite3* handle) {
+    keys.clear();
+    SqliteStatement query(handle,
+                          "SELECT id, access_level, user_id, date_expiry, comment FROM api_keys"
+                          " ORDER BY id");
+    int step = query.step();
+    for (; step == SQLITE_ROW; step = query.step()) {
+      const std::optional<std::string> expiry = query.text(3);
+      keys.push_back(
+          {.id = query.text(0).value_or(""),
+           .access_level = query.text(1).value_or(""),
+           .user_id = query.text(2).value_or(""),
+           // A time nobody can read makes the key unusable: shown as long expired.
+           .expires = expiry ? std::optional(parse_utc(*expiry).value_or(0)) : std::nullopt,
+           .comment = query.text(4).value_or("")});
+    }
+    return step;
+  });
+  if (code == SQLITE_DONE) return keys;
+  return unavailable(reader_);
+}
+
+Result<bool> SqliteDatabase::set_key_expiry(std::string_view id, std::optional<WallMs> when) {
+  const std::string text = when ? format_utc(*when) : "";
+  bool is_there = false;
+  const int code = writer_.run([&](sqlite3* handle) {
+    SqliteStatement update(handle, "UPDATE api_keys SET date_expiry = ?2 WHERE id = ?1");
+    update.bind(1, id);
+    if (when) update.bind(2, text);
+    const int step = update.step();
+    is_there = sqlite3_changes(handle) > 0;
+    return step;
+  });
+  if (code == SQLITE_DONE) return is_there;
+  return unavailable(writer_);
+}
+
+Result<bool> SqliteDatabase::delete_key(std::string_view id) {
+  bool is_there = false;
+  const int code = writer_.run([&](sqlite3* handle) {
+    SqliteStatement remove(handle, "DELETE FROM api_keys WHERE id = ?1");
+    remove.bind(1, id);
+    const int step = remove.step();
+    is_there = sqlite3_changes(handle) > 0;
+    return step;
+  });
+  if (code == SQLITE_DONE) return is_there;
+  return unavailable(writer_);
+}
+
+std::string SqliteDatabase::check() {
+  const int code = reader_.run([](sqlite3* handle) {
+    SqliteStatement query(handle, "SELECT count(*) FROM api_keys");
+    return query.step() == SQLITE_ROW ? query.step() : sqlite3_errcode(handle);
+  });
+  return code == SQLITE_DONE ? "" : unavailable(reader_).message;
+}
+
+Error cannot_open(const std::string& path, std::string_view why) {
+  return {.status = kUnavailableStatus, .message = fmt::format("cannot open {}: {}", path, why)};
+}
+
+// The file 0600 and missing directories 0700: it says who uses which key. "" or why not.
+std::string create_file(const std::filesystem::path& path) {
+  std::filesystem::path directory;
+  for (const auto& part : path.parent_path()) {
+    directory /= part;
+    if (mkdir(directory.c_str(), 0700) == 0 || errno == EEXIST || errno == EISDIR) continue;
+    std::error_code ignored;  // a read-only or foreign parent that is there is none of our business
+    if (std::filesystem::is_directory(directory, ignored)) continue;
+    return fmt::format("cannot create {}: {}", directory.native(), std::strerror(errno));
+  }
+  const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (file < 0) return std::strerror(errno);
+  close(file);
+  return "";
+}
+
+// 0 with tables in it is somebody else's file.
+std::string check_version(sqlite3* handle) {
+  SqliteStatement query(handle,
+                        "SELECT user_version, (SELECT count(*) FROM sqlite_master)"
+                        " FROM pragma_user_version");
+  if (query.step() != SQLITE_ROW) return sqlite3_errmsg(handle);
+  const int64_t version = query.number(0);
+  if (version == kSchemaVersion || (version == 0 && query.number(1) == 0)) return "";
+  if (version == 0) return "it is an SQLite file of another program";
+  return fmt::format("it has schema version {}, this program knows version {}", version,
+                     kSchemaVersion);
+}
+
+// A table of that name with other columns shows here and not in the middle of a request.
+std::string check_tables(sqlite3* handle) {
+  for (const char* sql :
+       {"SELECT id, access_level, secret, user_id, date_expiry, comment FROM api_keys",
+        "SELECT id, date_created, user_id, api_key_id, model, prompt_n,"
+        " completion_n FROM events_completion"}) {
+    SqliteStatement query(handle, sql);
+    const int step = query.step();
+    if (step != SQLITE_ROW && step != SQLITE_DONE) return sqlite3_errmsg(handle);
+  }
+  return "";
+}
+
+bool is_current(sqlite3* handle) {
+  SqliteStatement query(handle, "PRAGMA user_version");
+  return query.step() == SQLITE_ROW && query.number(0) == kSchemaVersion &&
+         check_tables(handle).empty();
+}
+
+Result<SqliteHandle> connect(const std::string& path) {
+  sqlite3* raw = nullptr;
+  const int opened =
+      sqlite3_open_v2(path.c_str(), &raw, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, nullptr);
+  SqliteHandle handle(raw);
+  if (opened != SQLITE_OK) return cannot_open(path, raw ? sqlite3_errmsg(raw) : "out of memory");
+  sqlite3_extended_result_codes(raw, 1);
+  sqlite3_busy_timeout(raw, kBusyTimeoutMs);
+  if (execute(raw, "PRAGMA synchronous = FULL") != SQLITE_DONE) {
+    return cannot_open(path, sqlite3_errmsg(raw));
+  }
+  for (int i = 0; i < kTriesMax; ++i) {
+    SqliteStatement journal(raw, "PRAGMA journal_mode = TRUNCATE");
+    const int step = journal.step();
+    if (is_busy(step)) continue;
+    if (step != SQLITE_ROW) return cannot_open(path, sqlite3_errmsg(raw));
+    if (journal.text(0) == "truncate") return handle;
+  }
+  return cannot_open(path, "another program holds it (in WAL mode, or locked)");
+}
+
+// Writes nothing where all is there, so that opening does not wait for a running proxy's commits.
+std::string create_schema(sqlite3* handle) {
+  std::string problem;
+  if (is_current(handle)) return "";
+  for (int i = 0; i < kTriesMax; ++i) {
+    int code = execute(handle, "BEGIN IMMEDIATE");
+    if (code == SQLITE_DONE) {
+      problem = check_version(handle);
+      if (problem.empty()) code = execute(handle, kSchema);
+      if (problem.empty() && code == SQLITE_DONE) code = execute(handle, "COMMIT");
+    }
+    const std::string error = sqlite3_errmsg(handle);
+    if (sqlite3_get_autocommit(handle) == 0) execute(handle, "ROLLBACK");
+    if (!problem.empty()) return problem;
+    if (code == SQLITE_DONE) return check_tables(handle);
+    if (!is_busy(code)) return error;
+  }
+  return "another program holds it";
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Database>> open_sqlite(const std::string& path) {
+  if (path.empty()) return cannot_open("sqlite://", "a path must follow");
+  // Absolute, so that ":memory:" and the like are plain names.
+  std::error_code failed;
+  const std::filesystem::path absolute = std::filesystem::absolute(path, failed);
+  if (failed) return cannot_open(path, failed.message());
+  const std::string& name = absolute.native();
+  if (const std::string problem = create_file(absolute); !problem.empty()) {
+    return cannot_open(name, problem);
+  }
+  std::array<SqliteHandle, 2> handles;
+  for (SqliteHandle& handle : handles) {
+    Result<SqliteHandle> connected = connect(name);
+    if (!connected) return std::move(connected.error());
+    handle = std::move(*connected);
+  }
+  if (const std::string problem = create_schema(handles[0].get()); !problem.empty()) {
+    return cannot_open(name, problem);
+  }
+  return std::unique_ptr<Database>(
+      std::make_unique<SqliteDatabase>(name, std::move(handles[0]), std::move(handles[1])));
+}
+
+}  // namespace llmproxy
