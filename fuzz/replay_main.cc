@@ -1,6 +1,6 @@
-// Runs a fuzz target once over every file of the directories and files named on the command line, so
-// that the corpus is an ordinary test and no target rots. libFuzzer's own main takes its place when
-// fuzzing.
+// Runs a fuzz target once over every file of the directories and files named on the command line,
+// so that the corpus is an ordinary test and no target rots. libFuzzer's own main takes its place
+// when fuzzing.
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>

@@ -1,3 +1,4 @@
+// Tests of base/check.h: a failed check ends the process and says where.
 #include "base/check.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Tests of base/clock.h: times as text, both ways.
 #include "base/clock.h"
 
 #include <gtest/gtest.h>

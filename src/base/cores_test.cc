@@ -1,3 +1,4 @@
+// Tests of base/cores.h: quotas of control groups, and the limit of open files.
 #include "base/cores.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Tests of base/digest.h against published vectors.
 #include "base/digest.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Tests of base/filesystem.h on the file systems of this machine.
 #include "base/filesystem.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Tests of base/log.h: lines, escapes, and readers that stall.
 #include "base/log.h"
 
 #include <fcntl.h>

@@ -1,5 +1,5 @@
-// Error and Result: how every part reports what input or network decided. Exceptions are for bugs and
-// start-up only.
+// Error and Result: how every part reports what input or network decided. Exceptions are for bugs
+// and start-up only.
 #pragma once
 
 #include <string>
@@ -12,24 +12,26 @@ namespace llmproxy {
 
 enum class Blame : unsigned char { kClient, kBackend, kProxy };
 
-// One failed request, as it will be told. `message`, `code` and `param` reach the client, so they never
-// hold a secret, a prompt or an address inside the operator's network; `detail` reaches only the log.
+// One failed request, as it will be told. `message`, `code` and `param` reach the client, so they
+// never hold a secret, a prompt or an address inside the operator's network; `detail` reaches only
+// the log.
 struct Error {
   int status = 500;  // HTTP status towards the client
   Blame blame = Blame::kProxy;
   std::string message;
-  std::string code{};    // OpenAI `error.code`; empty means null
-  std::string param{};   // the request member at fault; empty means null
+  std::string code{};   // OpenAI `error.code`; empty means null
+  std::string param{};  // the request member at fault; empty means null
   std::string detail{};
-  int retry_after_s = 0;       // > 0: sent as Retry-After
-  bool should_retry = true;    // false: sent as `x-should-retry: false` (SDKs then stop)
+  int retry_after_s = 0;     // > 0: sent as Retry-After
+  bool should_retry = true;  // false: sent as `x-should-retry: false` (SDKs then stop)
 };
 
 // A value or the Error that took its place. Asking for the wrong one ends the process.
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}   // NOLINT: implicit by intent
+  Result(T value)
+      : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT: implicit by intent
   Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT
 
   bool ok() const { return state_.index() == 0; }

@@ -1,6 +1,6 @@
-// The database: where keys come from and where events go. Two implementations, db/sqlite and db/mongo,
-// under one contract test. Every call blocks (bounded by the implementation's timeouts) and may be made
-// from any thread; none throws.
+// The database: where keys come from and where events go. Two implementations, db/sqlite and
+// db/mongo, under one contract test. Every call blocks (bounded by the implementation's timeouts)
+// and may be made from any thread; none throws.
 #pragma once
 
 #include <memory>
@@ -33,7 +33,7 @@ struct KeyLookup {
 enum class Delivery : uint8_t {
   kDelivered,  // the database has it, once, equal: by this call or an earlier one
   kRetry,      // not known to be there: send again, under the same id
-  kRefused,    // it can never be taken as it is (a different document under its id, validation, ...)
+  kRefused,  // it can never be taken as it is (a different document under its id, validation, ...)
 };
 
 struct BatchResult {
@@ -63,17 +63,19 @@ class Database {
   virtual ~Database() = default;
 
   // The original's query: access_level and secret equal, date_expiry null, missing or after `now`.
-  virtual KeyLookup find_key(std::string_view secret_hex, std::string_view access_level, WallMs now) = 0;
+  virtual KeyLookup find_key(std::string_view secret_hex, std::string_view access_level,
+                             WallMs now) = 0;
 
-  // Writes a batch, at most kBatchMax events. A crash, or a lost reply, after which the same events come
-  // again writes none twice: ids are primary keys, and a duplicate counts as delivered only when the
-  // stored event is equal.
+  // Writes a batch, at most kBatchMax events. A crash, or a lost reply, after which the same events
+  // come again writes none twice: ids are primary keys, and a duplicate counts as delivered only
+  // when the stored event is equal.
   static constexpr size_t kBatchMax = 1000;
   virtual BatchResult write_events(std::span<const Event> events) = 0;
 
   // For the command line. Errors carry a message for people; blame does not matter.
-  virtual Result<std::string> create_key(const NewKey& key) = 0;  // its id; an Error if the hash exists
-  virtual Result<std::vector<KeyRecord>> list_keys() = 0;         // in order of id
+  virtual Result<std::string> create_key(
+      const NewKey& key) = 0;                              // its id; an Error if the hash exists
+  virtual Result<std::vector<KeyRecord>> list_keys() = 0;  // in order of id
   // Nothing as `when` means never. False: no such id.
   virtual Result<bool> set_key_expiry(std::string_view id, std::optional<WallMs> when) = 0;
   virtual Result<bool> delete_key(std::string_view id) = 0;  // revoke; false: no such id

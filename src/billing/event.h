@@ -11,11 +11,11 @@
 namespace llmproxy {
 
 struct Event {
-  ObjectId id;               // minted before the call
-  WallMs date_created = 0;   // when the request finished
+  ObjectId id;              // minted before the call
+  WallMs date_created = 0;  // when the request finished
   TypedValue user_id;
   std::string api_key_id;
-  std::string model;         // as requested
+  std::string model;  // as requested
   int64_t prompt_n = 0;
   int64_t completion_n = 0;
 

@@ -9,9 +9,9 @@
 
 namespace llmproxy {
 
-// A value that keeps the BSON type it has in the database (string, ObjectId, int, ...), so that an event
-// carries it unchanged. `bytes` is the BSON encoding of the value alone, as the element's value stands in
-// a document; only db/mongo reads it. `text` is what people and SQLite see.
+// A value that keeps the BSON type it has in the database (string, ObjectId, int, ...), so that an
+// event carries it unchanged. `bytes` is the BSON encoding of the value alone, as the element's
+// value stands in a document; only db/mongo reads it. `text` is what people and SQLite see.
 struct TypedValue {
   uint8_t bson_type = 0x02;  // string
   std::string bytes{};
@@ -21,7 +21,7 @@ struct TypedValue {
 };
 
 struct Key {
-  std::string id;      // hex of an ObjectId; for other types what Python's str() of it gives
+  std::string id;  // hex of an ObjectId; for other types what Python's str() of it gives
   TypedValue user_id;
   std::optional<WallMs> expires;  // refused from this moment on
 

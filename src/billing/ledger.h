@@ -44,8 +44,8 @@ struct Intent {
 struct Settlement {
   Intent intent;
   bool has_intent = false;  // open() was called for it
-  // A figure that came after the request had been settled as unresolved: it bills it now. Its room was
-  // given back then, so this takes none.
+  // A figure that came after the request had been settled as unresolved: it bills it now. Its room
+  // was given back then, so this takes none.
   bool was_unresolved = false;
   Outcome outcome;
   WallMs date_created = 0;

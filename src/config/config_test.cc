@@ -1,3 +1,4 @@
+// Tests of config/config.h: finding, comparing, reloading, masking.
 #include "config/config.h"
 
 #include <gtest/gtest.h>

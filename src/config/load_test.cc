@@ -1,3 +1,4 @@
+// Tests of config/load.cc: every kind of mistake with its line, and the files that must load.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -86,8 +87,7 @@ TEST(ParseConfig, EmptyFileGivesDefaultsAndAWarning) {
   EXPECT_EQ(problems_of(parse(kBackend)), "");
 }
 
-TEST(ParseConfig, EverySettingArrives) {
-  const LoadedConfig loaded = parse(R"(log_level = "debug"
+constexpr std::string_view kEverySetting = R"(log_level = "debug"
 host = "::1"
 port = 0
 threads = 3
@@ -130,7 +130,10 @@ usage = "continuous"
 url = "http://h"
 token = "!~"
 usage = "as_is"
-)");
+)";
+
+TEST(ParseConfig, EverySettingArrives) {
+  const LoadedConfig loaded = parse(kEverySetting);
   ASSERT_EQ(problems_of(loaded), "");
   const Config& config = *loaded.config;
   EXPECT_EQ(config.log_level, LogLevel::kDebug);
@@ -282,86 +285,86 @@ TEST(ParseConfig, UnknownKeys) {
   }
 }
 
+const Bad kBadBackends[] = {
+    {"[backends.x]\ntoken = \"t\"",
+     "c.toml:1:1: error: backends.x.url: missing; expected the URL of the server, such as url = "
+     "\"https://llm-server.example.com\"\n"},
+    {"[backends.x]\nurl = \"http://h\"",
+     "c.toml:1:1: error: backends.x.token: missing; expected the secret the server wants, or "
+     "token "
+     "= \"\" if it wants none\n"},
+    {"[backends.x]\nurl = 5\ntoken = \"t\"",
+     "c.toml:2:7: error: backends.x.url: expected the URL of the server, such as "
+     "\"https://llm-server.example.com\", found a whole number\n"},
+    {"[backends.x]\nurl = \"h:80\"\ntoken = \"t\"",
+     "c.toml:2:7: error: backends.x.url: expected a URL that begins with http:// or https://\n"},
+    {"[backends.x]\nurl = \"http://u:p@h\"\ntoken = \"t\"",
+     "c.toml:2:7: error: backends.x.url: expected a URL without user and password: the server's "
+     "secret goes into `token`\n"},
+    {"[backends.x]\nurl = \"http://h\"\ntoken = 5",
+     "c.toml:3:9: error: backends.x.token: expected a string: the secret the server wants, found "
+     "a "
+     "whole number\n"},
+    {"[backends.x]\nurl = \"http://h\"\ntoken = \"a b\"",
+     "c.toml:3:9: error: backends.x.token: expected at most 4096 characters, ASCII without "
+     "blanks "
+     "and control characters\n"},
+    {"[backends.x]\nurl = \"http://h\"\ntoken = \"a\\r\\nb\"",
+     "c.toml:3:9: error: backends.x.token: expected at most 4096 characters, ASCII without "
+     "blanks "
+     "and control characters\n"},
+    {"[backends.x]\nurl = \"http://h\"\ntoken = \"\\u00fc\"",
+     "c.toml:3:9: error: backends.x.token: expected at most 4096 characters, ASCII without "
+     "blanks "
+     "and control characters\n"},
+    {"[backends.x]\nurl = \"http://h\"\ntoken = \"" + std::string(4097, 't') + "\"",
+     "c.toml:3:9: error: backends.x.token: expected at most 4096 characters, ASCII without "
+     "blanks "
+     "and control characters\n"},
+    {"[backends.x]\nuri = \"http://h\"\ntoken = \"t\"",
+     "c.toml:1:1: error: backends.x.url: missing; expected the URL of the server, such as url = "
+     "\"https://llm-server.example.com\"\n"
+     "c.toml:2:1: error: backends.x.uri: unknown key; did you mean `url`?\n"},
+    {"[backends.x]\nurl = \"http://h\"\ntoken = \"t\"\nverify_ssl = \"no\"",
+     "c.toml:4:14: error: backends.x.verify_ssl: expected true or false, found a string\n"},
+    {"[backends.x]\nurl = \"http://h\"\ntoken = \"t\"\nusage = \"asis\"",
+     "c.toml:4:9: error: backends.x.usage: expected \"ask\", \"as_is\" or \"continuous\"\n"},
+    {"[backends.x]\nurl = \"http://h\"\ntoken = \"t\"\nca_file = \"/not/there\"",
+     "c.toml:4:11: error: backends.x.ca_file: expected the path of a PEM file with the "
+     "authorities "
+     "to trust; cannot be read: No such file or directory\n"},
+    {"[backends.x]\nurl = \"http://h\"\ntoken = \"t\"\nca_file = \"/\"",
+     "c.toml:4:11: error: backends.x.ca_file: expected the path of a PEM file with the "
+     "authorities "
+     "to trust; cannot be read: Is a directory\n"},
+    {"[backends.x]\nurl = \"http://h\"\ntoken = \"t\"\nca_file = \"\"",
+     "c.toml:4:11: error: backends.x.ca_file: expected the path of a PEM file with the "
+     "authorities "
+     "to trust; cannot be read: No such file or directory\n"},
+    {"[backends]\nx = \"http://h\"",
+     "c.toml:2:5: error: backends.x: expected a table, written [backends.x], found a string\n"},
+    {"backends = 5",
+     "c.toml:1:12: error: backends: expected a table, written [backends], found a whole "
+     "number\n"},
+    {"[[backends]]\nurl = \"http://h\"",
+     "c.toml:1:1: error: backends: expected a table, written [backends], found an array\n"},
+    {"[backends.\"\"]\nurl = \"http://h\"\ntoken = \"t\"",
+     "c.toml:1:11: error: backends.\"\": expected a name of 1 to 256 bytes without control "
+     "characters\n"},
+    {"[backends.\"a\\u0007\"]\nurl = \"http://h\"\ntoken = \"t\"",
+     "c.toml:1:11: error: backends.\"a\\u0007\": expected a name of 1 to 256 bytes without "
+     "control "
+     "characters\n"},
+    {"[backends.gpt-4.1]\nurl = \"http://h\"\ntoken = \"t\"\n"
+     "[backends.gpt-4.1-mini]\nurl = \"http://h\"\ntoken = \"t\"",
+     "c.toml:1:17: error: backends.gpt-4: a name with dots needs quotes: [backends.\"gpt-4.1\"]\n"
+     "c.toml:4:17: error: backends.gpt-4: a name with dots needs quotes: "
+     "[backends.\"gpt-4.1-mini\"]\n"},
+    {"[backends.a.b.c]\nurl = \"http://h\"",
+     "c.toml:1:13: error: backends.a: a name with dots needs quotes: [backends.\"a.b.c\"]\n"},
+};
 TEST(ParseConfig, BadBackends) {
-  const Bad cases[] = {
-      {"[backends.x]\ntoken = \"t\"",
-       "c.toml:1:1: error: backends.x.url: missing; expected the URL of the server, such as url = "
-       "\"https://llm-server.example.com\"\n"},
-      {"[backends.x]\nurl = \"http://h\"",
-       "c.toml:1:1: error: backends.x.token: missing; expected the secret the server wants, or "
-       "token "
-       "= \"\" if it wants none\n"},
-      {"[backends.x]\nurl = 5\ntoken = \"t\"",
-       "c.toml:2:7: error: backends.x.url: expected the URL of the server, such as "
-       "\"https://llm-server.example.com\", found a whole number\n"},
-      {"[backends.x]\nurl = \"h:80\"\ntoken = \"t\"",
-       "c.toml:2:7: error: backends.x.url: expected a URL that begins with http:// or https://\n"},
-      {"[backends.x]\nurl = \"http://u:p@h\"\ntoken = \"t\"",
-       "c.toml:2:7: error: backends.x.url: expected a URL without user and password: the server's "
-       "secret goes into `token`\n"},
-      {"[backends.x]\nurl = \"http://h\"\ntoken = 5",
-       "c.toml:3:9: error: backends.x.token: expected a string: the secret the server wants, found "
-       "a "
-       "whole number\n"},
-      {"[backends.x]\nurl = \"http://h\"\ntoken = \"a b\"",
-       "c.toml:3:9: error: backends.x.token: expected at most 4096 characters, ASCII without "
-       "blanks "
-       "and control characters\n"},
-      {"[backends.x]\nurl = \"http://h\"\ntoken = \"a\\r\\nb\"",
-       "c.toml:3:9: error: backends.x.token: expected at most 4096 characters, ASCII without "
-       "blanks "
-       "and control characters\n"},
-      {"[backends.x]\nurl = \"http://h\"\ntoken = \"\\u00fc\"",
-       "c.toml:3:9: error: backends.x.token: expected at most 4096 characters, ASCII without "
-       "blanks "
-       "and control characters\n"},
-      {"[backends.x]\nurl = \"http://h\"\ntoken = \"" + std::string(4097, 't') + "\"",
-       "c.toml:3:9: error: backends.x.token: expected at most 4096 characters, ASCII without "
-       "blanks "
-       "and control characters\n"},
-      {"[backends.x]\nuri = \"http://h\"\ntoken = \"t\"",
-       "c.toml:1:1: error: backends.x.url: missing; expected the URL of the server, such as url = "
-       "\"https://llm-server.example.com\"\n"
-       "c.toml:2:1: error: backends.x.uri: unknown key; did you mean `url`?\n"},
-      {"[backends.x]\nurl = \"http://h\"\ntoken = \"t\"\nverify_ssl = \"no\"",
-       "c.toml:4:14: error: backends.x.verify_ssl: expected true or false, found a string\n"},
-      {"[backends.x]\nurl = \"http://h\"\ntoken = \"t\"\nusage = \"asis\"",
-       "c.toml:4:9: error: backends.x.usage: expected \"ask\", \"as_is\" or \"continuous\"\n"},
-      {"[backends.x]\nurl = \"http://h\"\ntoken = \"t\"\nca_file = \"/not/there\"",
-       "c.toml:4:11: error: backends.x.ca_file: expected the path of a PEM file with the "
-       "authorities "
-       "to trust; cannot be read: No such file or directory\n"},
-      {"[backends.x]\nurl = \"http://h\"\ntoken = \"t\"\nca_file = \"/\"",
-       "c.toml:4:11: error: backends.x.ca_file: expected the path of a PEM file with the "
-       "authorities "
-       "to trust; cannot be read: Is a directory\n"},
-      {"[backends.x]\nurl = \"http://h\"\ntoken = \"t\"\nca_file = \"\"",
-       "c.toml:4:11: error: backends.x.ca_file: expected the path of a PEM file with the "
-       "authorities "
-       "to trust; cannot be read: No such file or directory\n"},
-      {"[backends]\nx = \"http://h\"",
-       "c.toml:2:5: error: backends.x: expected a table, written [backends.x], found a string\n"},
-      {"backends = 5",
-       "c.toml:1:12: error: backends: expected a table, written [backends], found a whole "
-       "number\n"},
-      {"[[backends]]\nurl = \"http://h\"",
-       "c.toml:1:1: error: backends: expected a table, written [backends], found an array\n"},
-      {"[backends.\"\"]\nurl = \"http://h\"\ntoken = \"t\"",
-       "c.toml:1:11: error: backends.\"\": expected a name of 1 to 256 bytes without control "
-       "characters\n"},
-      {"[backends.\"a\\u0007\"]\nurl = \"http://h\"\ntoken = \"t\"",
-       "c.toml:1:11: error: backends.\"a\\u0007\": expected a name of 1 to 256 bytes without "
-       "control "
-       "characters\n"},
-      {"[backends.gpt-4.1]\nurl = \"http://h\"\ntoken = \"t\"\n"
-       "[backends.gpt-4.1-mini]\nurl = \"http://h\"\ntoken = \"t\"",
-       "c.toml:1:17: error: backends.gpt-4: a name with dots needs quotes: [backends.\"gpt-4.1\"]\n"
-       "c.toml:4:17: error: backends.gpt-4: a name with dots needs quotes: "
-       "[backends.\"gpt-4.1-mini\"]\n"},
-      {"[backends.a.b.c]\nurl = \"http://h\"",
-       "c.toml:1:13: error: backends.a: a name with dots needs quotes: [backends.\"a.b.c\"]\n"},
-  };
-  for (const Bad& c : cases) {
+  for (const Bad& c : kBadBackends) {
     const LoadedConfig loaded = parse(c.text);
     EXPECT_EQ(problems_of(loaded), c.problems) << c.text;
     EXPECT_EQ(loaded.config, nullptr);

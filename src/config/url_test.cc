@@ -1,3 +1,4 @@
+// Tests of config/url.h: backend urls, host names and database URIs.
 #include "config/url.h"
 
 #include <gtest/gtest.h>
