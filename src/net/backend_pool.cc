@@ -1,0 +1,147 @@
+// Idle connections per origin, last in first out; a coarse timer closes the old ones.
+#include "net/backend_pool.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <system_error>
+
+namespace llmproxy::net {
+
+Origin Origin::of(const Backend& backend) {
+  return {backend.host, backend.port, backend.is_https, backend.verify_ssl, backend.ca_file};
+}
+
+BackendPool::BackendPool(Loop& loop, Resolver& resolver, BlockPool& blocks, Milliseconds sweep)
+    : Timer(loop), loop_(loop), resolver_(resolver), blocks_(blocks), sweep_(sweep) {}
+
+void BackendConnection::on_idle_event(Socket&) {
+  idle_->erase(place_);
+}
+
+// Connections go before the sessions of their origins.
+BackendPool::~BackendPool() {
+  for (auto& [origin, place] : places_) place.idle.clear();
+}
+
+std::unique_ptr<BackendConnection> BackendPool::take_idle(const Backend& backend) {
+  const auto found = places_.find(Origin::of(backend));
+  if (found == places_.end()) return nullptr;
+  BackendConnection::Idle& idle = found->second.idle;
+  while (!idle.empty()) {
+    auto connection = std::move(idle.back());
+    idle.pop_back();
+    if (connection->idle_until_ <= loop_.now()) continue;  // the sweep is late
+    connection->socket.set_idle_watcher(nullptr);
+    return connection;
+  }
+  return nullptr;
+}
+
+void BackendPool::give_back(std::unique_ptr<BackendConnection> connection,
+                            Milliseconds idle_limit) {
+  if (!connection->input.empty() || !connection->socket.is_quiet()) return;
+  BackendConnection::Idle& idle = *connection->idle_;
+  if (idle.size() >= kIdlePerOriginMax) return;
+  connection->input.reset();
+  connection->is_reused = true;
+  connection->idle_until_ = loop_.now() + std::min<Milliseconds>(idle_limit, kIdleMax);
+  connection->socket.set_idle_watcher(connection.get());
+  idle.push_back(std::move(connection));
+  idle.back()->place_ = std::prev(idle.end());
+  if (!is_armed_) arm(loop_.now() + sweep_);
+  is_armed_ = true;
+}
+
+size_t BackendPool::idle_count() const {
+  size_t count = 0;
+  for (const auto& [origin, place] : places_) count += place.idle.size();
+  return count;
+}
+
+void BackendPool::on_deadline() {
+  bool is_any_left = false;
+  for (auto& [origin, place] : places_) {
+    place.idle.remove_if([&](const auto& kept) { return kept->idle_until_ <= loop_.now(); });
+    is_any_left |= !place.idle.empty();
+  }
+  is_armed_ = is_any_left;
+  if (is_any_left) arm(loop_.now() + sweep_);
+}
+
+TlsContext* BackendPool::find_context(const Origin& origin, std::string& error) {
+  auto& context = contexts_[{origin.verify_ssl, origin.ca_file}];
+  if (context == nullptr) context = TlsContext::make(origin.verify_ssl, origin.ca_file, error);
+  return context.get();
+}
+
+Task<Connected> BackendPool::connect(const Backend& backend, MonotonicTime deadline) {
+  const auto inserted = places_.try_emplace(Origin::of(backend)).first;
+  const Origin& origin = inserted->first;  // stays: places are never erased
+  Place& place = inserted->second;
+  if (place.addresses.empty() || place.addresses_until <= loop_.now()) {
+    Resolved resolved = co_await resolver_.resolve(loop_, origin.host, origin.port, deadline);
+    if (resolved.addresses.empty() && (place.addresses.empty() || resolved.is_timeout)) {
+      Connected failed;
+      failed.error = std::move(resolved.error);
+      failed.is_timeout = resolved.is_timeout;
+      co_return failed;
+    }
+    if (!resolved.addresses.empty()) place.addresses = std::move(resolved.addresses);
+    place.addresses_until = loop_.now() + kNamesKept;
+  }
+  std::vector<Address> addresses = place.addresses;
+  Connected connected;
+  for (size_t i = 0; i < addresses.size() && connected.connection == nullptr; ++i) {
+    const MonotonicTime now = loop_.now();
+    const auto share = (deadline - now) / static_cast<int64_t>(addresses.size() - i);
+    connected = co_await connect_to(addresses[i], origin, place, now + share);
+    if (connected.connection == nullptr || i == 0) continue;
+    std::swap(addresses[0], addresses[i]);  // the next connection begins with the one that answers
+    place.addresses = addresses;
+  }
+  if (connected.connection == nullptr)
+    place.addresses_until = {};  // they may have moved: ask again
+  co_return connected;
+}
+
+Task<Connected> BackendPool::connect_to(Address address, const Origin& origin, Place& place,
+                                        MonotonicTime deadline) {
+  Connected connected;
+  const int fd = ::socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd < 0) {
+    connected.error = std::generic_category().message(errno);
+    co_return connected;
+  }
+  const int on = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  if (::connect(fd, address.get(), address.size) != 0 && errno != EINPROGRESS) {
+    connected.error = std::generic_category().message(errno);
+    ::close(fd);
+    co_return connected;
+  }
+  auto connection = std::make_unique<BackendConnection>(loop_, fd, blocks_);
+  connection->idle_ = &place.idle;
+  Socket& socket = connection->socket;
+  IoResult result = co_await socket.connected(deadline);
+  if (result.ok() && origin.is_https) {
+    TlsContext* context = find_context(origin, connected.error);
+    if (context == nullptr) co_return connected;
+    socket.start_tls(context->make_client(origin.host, place.session));
+    result = co_await socket.handshake(deadline);
+  }
+  if (result.ok()) {
+    connected.connection = std::move(connection);
+    co_return connected;
+  }
+  connected.is_timeout = result.status == IoStatus::kTimeout;
+  connected.error = connected.is_timeout ? "timed out" : socket.error_text();
+  if (connected.error.empty()) connected.error = "the connection was closed";
+  co_return connected;
+}
+
+}  // namespace llmproxy::net

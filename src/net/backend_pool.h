@@ -1,0 +1,106 @@
+// Connections to backends, kept for the next request, and made when there is none. One per server,
+// one thread. A kept connection on which anything happens (its end, or a byte nobody asked for) is
+// closed.
+#pragma once
+
+#include <list>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+#include "net/address.h"
+#include "net/buffer.h"
+#include "net/loop.h"
+#include "net/socket.h"
+#include "net/tls.h"
+
+namespace llmproxy::net {
+
+// Where connections go: backends that agree in all of this share them.
+struct Origin {
+  std::string host;
+  uint16_t port = 0;
+  bool is_https = false;
+  bool verify_ssl = true;
+  std::string ca_file;
+
+  auto operator<=>(const Origin&) const = default;
+  static Origin of(const Backend& backend);
+};
+
+class BackendPool;
+
+class BackendConnection final : Socket::IdleWatcher {
+ public:
+  BackendConnection(Loop& loop, int fd, BlockPool& blocks) : socket(loop, fd), input(blocks) {}
+
+  Socket socket;
+  Buffer input;            // bytes read and not yet used
+  bool is_reused = false;  // it has served a request before
+
+ private:
+  friend class BackendPool;
+  using Idle = std::list<std::unique_ptr<BackendConnection>>;
+  void on_idle_event(Socket& socket) override;  // ends the life of this connection
+
+  Idle* idle_ = nullptr;  // the pool's list of its origin
+  Idle::iterator place_{};
+  MonotonicTime idle_until_{};
+};
+
+struct Connected {
+  std::unique_ptr<BackendConnection> connection;  // null: `error` says why
+  std::string error{};
+  bool is_timeout = false;
+};
+
+class BackendPool final : Timer {
+ public:
+  static constexpr size_t kIdlePerOriginMax = 512;
+  static constexpr std::chrono::seconds kIdleMax{55};  // shorter than the usual 60 s of servers
+  static constexpr std::chrono::seconds kNamesKept{30};
+
+  static constexpr Milliseconds kSweep{1'000};  // how often what has been idle too long is closed
+
+  BackendPool(Loop& loop, Resolver& resolver, BlockPool& blocks, Milliseconds sweep = kSweep);
+  ~BackendPool();
+
+  // The connection used last, or null.
+  std::unique_ptr<BackendConnection> take_idle(const Backend& backend);
+
+  // A new one: name, TCP and TLS within the deadline. Each address in turn, with an equal share of
+  // the time left, so that a dead one does not use it up. A name that cannot be resolved again
+  // keeps its addresses.
+  Task<Connected> connect(const Backend& backend, MonotonicTime deadline);
+
+  // Keeps the connection for later. Only after a whole reply on a connection that both sides keep
+  // alive. `idle_limit`: what the backend announced (Keep-Alive: timeout), or kIdleMax.
+  void give_back(std::unique_ptr<BackendConnection> connection, Milliseconds idle_limit);
+
+  size_t idle_count() const;
+
+ private:
+  struct Place {
+    BackendConnection::Idle idle;  // oldest first
+    TlsSession session;
+    std::vector<Address> addresses;
+    MonotonicTime addresses_until{};
+  };
+
+  void on_deadline() override;  // closes what has been idle too long
+  TlsContext* find_context(const Origin& origin, std::string& error);
+  Task<Connected> connect_to(Address address, const Origin& origin, Place& place,
+                             MonotonicTime deadline);
+
+  Loop& loop_;
+  Resolver& resolver_;
+  BlockPool& blocks_;
+  std::map<Origin, Place> places_;
+  std::map<std::pair<bool, std::string>, std::unique_ptr<TlsContext>> contexts_;
+  const Milliseconds sweep_;
+  bool is_armed_ = false;
+};
+
+}  // namespace llmproxy::net

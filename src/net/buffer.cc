@@ -1,0 +1,57 @@
+// Blocks and the buffers made of them.
+#include "net/buffer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace llmproxy::net {
+
+std::unique_ptr<char[]> BlockPool::take() {
+  if (free_.empty()) return std::make_unique_for_overwrite<char[]>(kBlockBytes);
+  auto block = std::move(free_.back());
+  free_.pop_back();
+  return block;
+}
+
+void BlockPool::give(std::unique_ptr<char[]> block) {
+  if (free_.size() < kBlocksKeptMax) free_.push_back(std::move(block));
+}
+
+bool Buffer::make_room(size_t limit) {
+  if (memory_ == nullptr) {
+    memory_ = pool_.take();
+    capacity_ = kBlockBytes;
+    return true;
+  }
+  if (begin_ > 0) {
+    std::memmove(memory_.get(), memory_.get() + begin_, size());
+    end_ -= std::exchange(begin_, 0);
+    return true;
+  }
+  if (room() > 0) return true;
+  if (capacity_ >= limit) return false;
+  const size_t larger = std::min(capacity_ * 2, limit);
+  auto memory = std::make_unique_for_overwrite<char[]>(larger);
+  std::memcpy(memory.get(), memory_.get(), end_);
+  if (capacity_ == kBlockBytes) pool_.give(std::move(memory_));
+  memory_ = std::move(memory);
+  capacity_ = larger;
+  return true;
+}
+
+void Buffer::consume(size_t n) {
+  begin_ += n;
+  if (begin_ == end_) begin_ = end_ = 0;
+}
+
+void Buffer::reset() {
+  if (capacity_ == kBlockBytes) {
+    pool_.give(std::move(memory_));
+  } else {
+    memory_.reset();
+  }
+  capacity_ = begin_ = end_ = 0;
+}
+
+}  // namespace llmproxy::net
