@@ -1,0 +1,34 @@
+// The call to the backend, up to the head of its reply. Resends only what is certainly safe.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/result.h"
+#include "http/head.h"
+#include "net/backend_pool.h"
+#include "net/task.h"
+#include "proxy/request.h"
+
+namespace llmproxy {
+
+// The reply's head as far as relaying needs it, and the connection its body comes from.
+struct Exchange {
+  std::unique_ptr<net::BackendConnection> connection;
+  int status = 0;
+  bool is_stream = false;
+  bool has_no_body = false;
+  bool is_chunked = false;
+  std::optional<uint64_t> content_length;
+  bool keeps_alive = false;
+  Milliseconds idle_limit = net::BackendPool::kIdleMax;
+  bool has_cache_control = false;
+  std::string headers;  // those that pass to the client, each line with its CRLF
+};
+
+// Connects or takes a kept connection, sends, reads the head. Errors: 502, 504, and 503 while the
+// proxy ends. Sets request.evidence.was_sent and has_head.
+net::Task<std::optional<Error>> run_exchange(Request& request, Exchange& exchange);
+
+}  // namespace llmproxy

@@ -1,0 +1,23 @@
+// Which header fields pass through the proxy: allow-lists in both directions, nothing else does.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "http/head.h"
+
+namespace llmproxy {
+
+// Appends "Name: value\r\n" for each client header that a backend gets to see.
+void append_call_headers(std::string& out, const http::RequestHead& head);
+
+// The same for each backend header that the client gets to see. A value that holds `secret` (the
+// backend's token) is left out.
+void append_reply_headers(std::string& out, const http::ResponseHead& head,
+                          std::string_view secret);
+
+// The media type without parameters, compared in any case.
+bool is_event_stream(const http::ResponseHead& head);
+
+}  // namespace llmproxy

@@ -1,0 +1,50 @@
+// The body of a backend's reply, by its framing: payload is decoded in place in the connection's
+// buffer, so bytes() is what the backend meant and nothing was copied.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "http/chunked.h"
+#include "net/task.h"
+#include "proxy/exchange.h"
+
+namespace llmproxy {
+
+class ReplyBody {
+ public:
+  enum class Status : uint8_t {
+    kMore,     // there is more payload, or the body is done
+    kFull,     // the buffer holds `limit` bytes
+    kCut,      // the connection ended before the body did
+    kInvalid,  // broken framing
+    kTimeout,
+    kCancelled,
+  };
+
+  // Takes up what came with the head.
+  ReplyBody(Exchange& exchange, net::Loop& loop);
+
+  std::string_view bytes() const { return exchange_.connection->input.bytes(); }
+  void consume(size_t n) { exchange_.connection->input.consume(n); }
+
+  // Reads once. While nothing is in the buffer, none is held. `limit`: of bytes kept.
+  net::Task<Status> more(MonotonicTime deadline, size_t limit);
+
+  bool is_done() const { return is_done_; }
+  bool is_close_delimited() const { return !exchange_.is_chunked && !exchange_.content_length; }
+  bool is_clean() const { return is_done_ && !has_excess_; }  // the connection may serve again
+
+ private:
+  Status take(char* data, size_t size);
+
+  Exchange& exchange_;
+  net::Loop& loop_;
+  http::ChunkedDecoder decoder_;
+  uint64_t left_ = 0;  // of a sized body
+  bool is_done_ = false;
+  bool is_invalid_ = false;
+  bool has_excess_ = false;  // bytes after the body's end
+};
+
+}  // namespace llmproxy

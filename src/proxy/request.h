@@ -1,0 +1,82 @@
+// One request from its first byte to its bill: the state that its steps share.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "api/endpoint.h"
+#include "base/result.h"
+#include "billing/ledger.h"
+#include "billing/object_id.h"
+#include "billing/outcome.h"
+#include "http/head.h"
+#include "net/task.h"
+#include "proxy/request_body.h"
+#include "proxy/session.h"
+
+namespace llmproxy {
+
+struct Request {
+  Request(Session& session, const http::RequestHead& head);
+
+  // Writes to the client unless it is gone; a write that fails makes it gone. Counts bytes and the
+  // time of the first one.
+  net::Task<void> send_to_client(std::span<iovec> parts);
+
+  // Called when the head of the answer is written: a proxy that stops keeps no connection alive.
+  bool decide_keep_alive();
+
+  // The client is no more: its answer is read and billed all the same.
+  void lose_client(std::string_view how);
+
+  Session& session;
+  Server& server;
+  const http::RequestHead& head;               // until body.drop()
+  const std::shared_ptr<const Config> config;  // a reload does not change it
+  const WallMs time;
+  const MonotonicTime started;
+  const ObjectId id;  // of the event, of the call, of the log line
+  const std::string id_hex;
+  const int minor_version;
+  const bool is_head;  // HEAD: the answer has no body (RFC 9110, section 9.3.2)
+
+  RequestBody body;
+  bool keeps_alive;
+  const Endpoint* endpoint = nullptr;
+  std::shared_ptr<const Key> key;
+  Call call;
+  const Backend* backend = nullptr;
+  std::string error_headers;  // Allow
+
+  bool is_reserved = false;  // there is room for it in the ledger, and so it must be settled
+  bool has_intent = false;
+  bool is_settled = false;
+  Evidence evidence;
+  Outcome outcome;
+
+  // For the access line.
+  int status = 0;
+  uint64_t bytes_to_client = 0;
+  std::optional<MonotonicTime> first_byte;
+  bool is_client_gone = false;
+  std::string_view ended = "ok";
+  std::string detail;
+};
+
+// The whole way. False: the connection closes after it.
+net::Task<bool> serve_request(Session& session, const http::RequestHead& head);
+
+// Decides the outcome of a request that has room in the ledger, and waits until it is durable.
+// Once.
+net::Task<void> settle(Request& request);
+
+// Bills a request that was settled as unresolved, now that its evidence holds a figure. Once.
+net::Task<void> settle_late(Request& request);
+
+// What the ledger keeps of a request before its end.
+Intent intent_of(const Request& request);
+
+}  // namespace llmproxy

@@ -1,0 +1,110 @@
+// Accepts, caps, reloads, drains.
+#include "proxy/server.h"
+
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include "proxy/session.h"
+
+namespace llmproxy {
+namespace {
+
+constexpr std::string_view kTooManyConnections =
+    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 120\r\n"
+    "Retry-After: 1\r\nConnection: close\r\n\r\n"
+    "{\"error\":{\"message\":\"Too many connections. Try again "
+    "shortly.\",\"type\":\"server_error\","
+    "\"param\":null,\"code\":\"overloaded\"}}\n";
+
+class Message final : public net::Posted {
+ public:
+  explicit Message(std::function<void()> body) : body_(std::move(body)) {}
+  void run() override {
+    const std::unique_ptr<Message> self(this);
+    body_();
+  }
+
+ private:
+  std::function<void()> body_;
+};
+
+}  // namespace
+
+Server::Server(Parts parts, std::shared_ptr<const Config> config, const net::ListenSocket& socket)
+    : parts_(parts),
+      config_(std::move(config)),
+      backends_(loop_, parts_.resolver, blocks_),
+      grace_(loop_, *this) {
+  listener_.emplace(loop_, socket, *this);
+}
+
+Server::~Server() = default;
+
+void Server::run() {
+  loop_.run();
+}
+
+void Server::tell(std::function<void()> message) {
+  loop_.post(*std::make_unique<Message>(std::move(message)).release());
+}
+
+void Server::reload(std::shared_ptr<const Config> config, std::function<void()> then) {
+  tell([this, config = std::move(config), then = std::move(then)] {
+    config_ = config;
+    then();
+  });
+}
+
+void Server::drain() {
+  tell([this] {
+    if (std::exchange(is_draining_, true)) return;
+    listener_.reset();
+    grace_.arm(loop_.now() + kDrainGrace);
+    drain_sessions(true);
+  });
+}
+
+void Server::drain_sessions(bool has_grace) {
+  for (auto next = sessions_.begin(); next != sessions_.end();) (*next++)->drain(has_grace);
+  stop_if_empty();
+}
+
+void Server::abort() {
+  tell([this] {
+    is_draining_ = is_aborting_ = true;
+    listener_.reset();
+    for (auto next = sessions_.begin(); next != sessions_.end();) (*next++)->abort();
+    stop_if_empty();
+  });
+}
+
+void Server::stop_if_empty() {
+  if (is_draining_ && sessions_.empty()) loop_.stop();
+}
+
+std::list<Session*>::iterator Server::enter(Session& session) {
+  return sessions_.insert(sessions_.end(), &session);
+}
+
+void Server::leave(std::list<Session*>::iterator place) {
+  sessions_.erase(place);
+  --parts_.connections;
+  stop_if_empty();
+}
+
+void Server::on_accept(int fd) {
+  counters_.connections.add();
+  if (parts_.connections.fetch_add(1) >= config_->limits.connections_max) {
+    --parts_.connections;
+    return net::send_and_close(fd, kTooManyConnections);
+  }
+  net::spawn(run_session(*this, fd));
+}
+
+void Server::on_accept_error(int error) {
+  parts_.log.error("accept: {}; resting {} ms", std::generic_category().message(error),
+                   net::Listener::kRest.count());
+}
+
+}  // namespace llmproxy

@@ -1,0 +1,261 @@
+// Streamed replies: what arrives in one read leaves in one write, cut only between events. The
+// terminal event and all after it wait until the outcome is durable.
+#include <array>
+#include <string>
+#include <vector>
+
+#include "api/error_body.h"
+#include "proxy/relay.h"
+#include "proxy/reply.h"
+#include "proxy/reply_body.h"
+
+namespace llmproxy {
+namespace {
+
+using Piece = StreamReader::Piece;
+using Status = ReplyBody::Status;
+
+constexpr size_t kEventBytesMax = size_t{1} << 20;  // of an unfinished event that waits for its end
+constexpr std::chrono::seconds kEndWaitMax{1};      // from the terminal event to the body's end
+constexpr std::string_view kLastChunk = "0\r\n\r\n";
+
+// What one write to the client consists of: bytes of the buffer as they are, or edited events.
+class Outgoing {
+ public:
+  void add(std::string_view bytes) {
+    if (!bytes.empty()) pieces_.push_back({bytes.data(), 0, bytes.size()});
+  }
+  void add_edited(std::string_view text) {
+    if (text.empty()) return;
+    pieces_.push_back({nullptr, edited_.size(), text.size()});
+    edited_.append(text);
+  }
+  bool empty() const { return pieces_.empty(); }
+  void clear() {
+    pieces_.clear();
+    edited_.clear();
+    parts_.clear();
+  }
+
+  // The pieces as one HTTP chunk behind `head`.
+  std::span<iovec> parts(std::string_view head, std::string_view tail) {
+    add_part(head);
+    size_t total = 0;
+    for (const Piece& piece : pieces_) total += piece.size;
+    if (total > 0) {
+      add_part({chunk_head_.data(), http::write_chunk_head(chunk_head_.data(), total)});
+      for (const Piece& piece : pieces_) {
+        add_part({piece.data != nullptr ? piece.data : edited_.data() + piece.offset, piece.size});
+      }
+      add_part("\r\n");
+    }
+    add_part(tail);
+    return parts_;
+  }
+
+ private:
+  struct Piece {
+    const char* data;  // null: in edited_, at `offset`
+    size_t offset;
+    size_t size;
+  };
+  void add_part(std::string_view bytes) {
+    if (!bytes.empty()) parts_.push_back({const_cast<char*>(bytes.data()), bytes.size()});
+  }
+
+  std::vector<Piece> pieces_;
+  std::string edited_;
+  std::vector<iovec> parts_;
+  std::array<char, http::kChunkHeadMax> chunk_head_{};
+};
+
+class StreamRelay {
+ public:
+  StreamRelay(Request& request, Exchange& exchange)
+      : request_(request),
+        exchange_(exchange),
+        loop_(request.server.loop()),
+        body_(exchange, loop_),
+        reader_(request.endpoint->read_stream(request.call, request.backend->usage)) {}
+
+  net::Task<void> relay_events();    // until the terminal event or the end of the body
+  net::Task<void> await_body_end();  // after a terminal event
+  void note_evidence();
+  net::Task<void> send_end();           // what was held, and the end: clean, or an error and a cut
+  net::Task<void> await_late_figure();  // after an unresolved end, while the backend still speaks
+  void return_connection();
+
+ private:
+  void begin_head();
+  size_t take_pieces();
+  size_t take_unfinished(std::string_view left);
+  net::Task<void> send_pieces(size_t covered);
+  Error cut_error() const;
+
+  Request& request_;
+  Exchange& exchange_;
+  net::Loop& loop_;
+  ReplyBody body_;
+  std::unique_ptr<StreamReader> reader_;
+  Outgoing out_;
+  std::string head_;        // until it is sent
+  std::string held_;        // the terminal event and what came after it
+  std::string unfinished_;  // the last event, where it lacks its empty line
+  Status status_ = Status::kMore;
+  bool is_holding_ = false;
+};
+
+void StreamRelay::begin_head() {
+  append_status_line(head_, exchange_.status);
+  head_.append(exchange_.headers).append("X-Request-Id: ").append(request_.id_hex);
+  head_ += "\r\nX-Accel-Buffering: no\r\nTransfer-Encoding: chunked\r\n";
+  if (!exchange_.has_cache_control) head_ += "Cache-Control: no-cache\r\n";
+  head_ += request_.decide_keep_alive() ? "\r\n" : "Connection: close\r\n\r\n";
+  request_.status = exchange_.status;
+}
+
+// Sorts all complete events of the buffer; returns how many bytes they cover.
+size_t StreamRelay::take_pieces() {
+  size_t covered = 0;
+  for (;;) {
+    const std::string_view left = body_.bytes().substr(covered);
+    Piece piece = reader_->next(left);
+    if (piece.kind == Piece::Kind::kMore && left.size() >= kEventBytesMax) {
+      reader_->skip(left.size());
+      piece = {Piece::Kind::kPass, left.size()};
+    }
+    if (piece.kind == Piece::Kind::kMore) return covered + take_unfinished(left);
+    is_holding_ |= piece.kind == Piece::Kind::kTerminal;
+    const std::string_view bytes = left.substr(0, piece.size);
+    const bool is_edited = piece.kind == Piece::Kind::kReplace;
+    if (piece.kind == Piece::Kind::kDrop) {
+    } else if (is_holding_) {
+      held_.append(is_edited ? piece.text : bytes);
+    } else if (is_edited) {
+      out_.add_edited(piece.text);
+    } else {
+      out_.add(bytes);
+    }
+    covered += piece.size;
+  }
+}
+
+// The last event of a body may lack its empty line. It is read, and sent if the body turns out to
+// be whole.
+size_t StreamRelay::take_unfinished(std::string_view left) {
+  if (left.empty() || !body_.is_done()) return 0;
+  const Piece piece = reader_->finish(left);
+  if (piece.kind == Piece::Kind::kReplace) unfinished_ = piece.text;
+  if (piece.kind == Piece::Kind::kPass || piece.kind == Piece::Kind::kTerminal) unfinished_ = left;
+  return left.size();
+}
+
+// Also sends the head, alone if there is no event yet: a backend that has begun is seen to have
+// begun.
+net::Task<void> StreamRelay::send_pieces(size_t covered) {
+  if (!out_.empty() || !head_.empty()) {
+    co_await request_.send_to_client(out_.parts(head_, ""));
+    out_.clear();
+    head_.clear();
+  }
+  body_.consume(covered);
+}
+
+net::Task<void> StreamRelay::relay_events() {
+  begin_head();
+  for (;;) {
+    const size_t covered = take_pieces();
+    co_await send_pieces(covered);
+    if (is_holding_ || body_.is_done() || status_ != Status::kMore) co_return;
+    status_ = co_await body_.more(loop_.now() + request_.config->timeout_read,
+                                  kEventBytesMax + net::kBlockBytes);
+  }
+}
+
+net::Task<void> StreamRelay::await_body_end() {
+  const MonotonicTime deadline = loop_.now() + kEndWaitMax;
+  while (is_holding_ && !body_.is_done() && status_ == Status::kMore) {
+    status_ = co_await body_.more(deadline, kEventBytesMax + net::kBlockBytes);
+    body_.consume(take_pieces());
+  }
+}
+
+void StreamRelay::note_evidence() {
+  Evidence& evidence = request_.evidence;
+  evidence.facts = reader_->facts();
+  // A body without length or last chunk ends like a cut one; only what it said tells them apart.
+  const bool has_end = evidence.facts.saw_terminal || evidence.facts.final_figure.has_value();
+  evidence.ended_normally =
+      evidence.facts.saw_terminal || (body_.is_done() && (!body_.is_close_delimited() || has_end));
+}
+
+Error StreamRelay::cut_error() const {
+  Error error{502, Blame::kBackend, "The model server's answer was cut off."};
+  error.code = "upstream_error";
+  if (status_ == Status::kTimeout) {
+    error.code = "timeout";
+    error.message = "The model server fell silent in the middle of its answer.";
+  } else if (status_ == Status::kCancelled) {
+    error.blame = Blame::kProxy;
+    error.code = "service_unavailable";
+    error.message = "The server is shutting down.";
+  }
+  return error;
+}
+
+net::Task<void> StreamRelay::send_end() {
+  if (request_.evidence.ended_normally) {
+    out_.add(held_);
+    out_.add(unfinished_);
+    co_await request_.send_to_client(out_.parts("", kLastChunk));
+    co_return;
+  }
+  request_.ended = status_ == Status::kTimeout     ? "backend_timeout"
+                   : status_ == Status::kCancelled ? "shutdown"
+                                                   : "backend_cut";
+  const std::string event = error_event(request_.endpoint->dialect, cut_error());
+  out_.add(held_);
+  out_.add(event);
+  co_await request_.send_to_client(out_.parts("", ""));
+  request_.keeps_alive = false;  // no last chunk: the client sees that it is cut
+}
+
+// The client has its end, so its connection goes; what the backend still says can only settle the
+// bill.
+net::Task<void> StreamRelay::await_late_figure() {
+  const bool was_unresolved = request_.outcome.kind == Outcome::Kind::kUnresolved;
+  if (!was_unresolved || !is_holding_ || status_ != Status::kTimeout) co_return;
+  request_.keeps_alive = false;
+  request_.session.client.shutdown_write();
+  status_ = Status::kMore;
+  while (!body_.is_done() && status_ == Status::kMore) {
+    status_ = co_await body_.more(loop_.now() + request_.config->timeout_read,
+                                  kEventBytesMax + net::kBlockBytes);
+    body_.consume(take_pieces());
+    held_.clear();
+  }
+  note_evidence();
+  co_await settle_late(request_);
+}
+
+void StreamRelay::return_connection() {
+  request_.session.backend_socket = nullptr;
+  if (!body_.is_clean() || !exchange_.keeps_alive) return;
+  body_.consume(body_.bytes().size());
+  request_.server.backends().give_back(std::move(exchange_.connection), exchange_.idle_limit);
+}
+
+}  // namespace
+
+net::Task<void> relay_stream(Request& request, Exchange& exchange) {
+  StreamRelay relay(request, exchange);
+  co_await relay.relay_events();
+  co_await relay.await_body_end();
+  relay.note_evidence();
+  co_await settle(request);
+  co_await relay.send_end();
+  co_await relay.await_late_figure();
+  relay.return_connection();
+}
+
+}  // namespace llmproxy
