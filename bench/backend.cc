@@ -1,0 +1,237 @@
+// One epoll loop with blocking sockets: what is written always fits, since its readers always read.
+#include "backend.h"
+
+#include <fmt/format.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstdint>
+#include <limits>
+
+namespace llmproxy::bench {
+namespace {
+
+constexpr size_t kReadBytes = 16384;
+constexpr std::string_view kStampMark = "written ";
+constexpr size_t kStampDigits = 20;
+constexpr std::string_view kLastChunk = "0\r\n\r\n";
+constexpr std::string_view kStreamHead =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
+    "Transfer-Encoding: chunked\r\n\r\n";
+
+void append_chunk(std::string& out, std::string_view payload) {
+  fmt::format_to(std::back_inserter(out), "{:x}\r\n{}\r\n", payload.size(), payload);
+}
+
+// Exactly kEventBytes.
+std::string make_event(int64_t stamp, bool is_last) {
+  std::string event =
+      fmt::format(R"(data: {{"id":"chatcmpl-bench","object":"chat.completion.chunk","created":0,)"
+                  R"("model":"bench","choices":[{{"index":0,"delta":{{"content":"{}{:020} )",
+                  kStampMark, stamp);
+  const std::string end =
+      fmt::format("\"}},\"finish_reason\":{}}}]}}\n\n", is_last ? R"("stop")" : "null");
+  return event.append(kEventBytes - event.size() - end.size(), 'x').append(end);
+}
+
+std::string make_usage(int64_t prompt, int64_t completion) {
+  return fmt::format(R"({{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{}}})", prompt,
+                     completion, prompt + completion);
+}
+
+std::string make_usage_event(int64_t prompt, int64_t completion) {
+  return fmt::format(
+      "data: {{\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion.chunk\",\"created\":0,"
+      "\"model\":\"bench\",\"choices\":[],\"usage\":{}}}\n\n",
+      make_usage(prompt, completion));
+}
+
+std::string make_plain_reply(int64_t prompt) {
+  std::string body =
+      R"({"id":"chatcmpl-bench","object":"chat.completion","created":0,"model":"bench",)"
+      R"("choices":[{"index":0,"message":{"role":"assistant","content":")";
+  const std::string end = fmt::format("\"}},\"finish_reason\":\"stop\"}}],\"usage\":{}}}",
+                                      make_usage(prompt, kPlainCompletionTokens));
+  body.append(kPlainBodyBytes - body.size() - end.size(), 'x').append(end);
+  return fmt::format(
+      "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",
+      body.size(), body);
+}
+
+// The number that follows `name`, whatever the case of its letters in a head; -1 without it.
+int64_t number_after(std::string_view text, std::string_view name) {
+  const auto same = [](char a, char b) { return (a | 32) == (b | 32); };
+  const auto found = std::search(text.begin(), text.end(), name.begin(), name.end(), same);
+  int64_t number = -1;
+  if (found != text.end()) {
+    std::from_chars(&*found + name.size(), text.data() + text.size(), number);
+  }
+  return number;
+}
+
+}  // namespace
+
+int64_t stamp_of(std::string_view event) {
+  const size_t at = event.find(kStampMark);
+  if (at == std::string_view::npos) return 0;
+  const std::string_view digits = event.substr(at + kStampMark.size(), kStampDigits);
+  int64_t stamp = 0;
+  std::from_chars(digits.data(), digits.data() + digits.size(), stamp);
+  return stamp;
+}
+
+struct Backend::Connection {
+  explicit Connection(int descriptor) : fd(descriptor) {}
+  Fd fd;
+  std::string input;
+  int64_t sequence = 0;
+  bool wants_usage = false;
+  size_t events_left = 0;  // of the stream under way
+  int64_t due = 0;         // of the next event
+};
+
+Backend::Backend(const Script& script)
+    : script_(script),
+      listener_(listen_on_any_port(port_)),
+      epoll_(epoll_create1(EPOLL_CLOEXEC)),
+      stop_(eventfd(0, EFD_CLOEXEC)) {
+  for (size_t i = 1; i < script_.events; ++i) {
+    append_chunk(burst_, make_event(monotonic_ns(), false));
+  }
+  for (const int fd : {listener_.get(), stop_.get()}) {
+    epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
+    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) fail_errno("epoll_ctl");
+  }
+  thread_ = std::thread([this] { run(); });
+}
+
+Backend::~Backend() {
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = write(stop_.get(), &one, sizeof one);
+  thread_.join();
+}
+
+// What fails for one connection ends that one: its reader sees it, and says so.
+template <class Action>
+void Backend::guard(Connection& connection, Action action) {
+  try {
+    action();
+  } catch (const Failure&) {
+    connection.events_left = 0;
+    shutdown(connection.fd.get(), SHUT_RDWR);
+  }
+}
+
+void Backend::run() {
+  for (;;) {
+    const int64_t due = next_due();
+    const int64_t wait = std::max<int64_t>(due - monotonic_ns(), 0);
+    const timespec timeout{wait / 1'000'000'000, wait % 1'000'000'000};
+    std::array<epoll_event, 256> events;
+    const int count =
+        epoll_pwait2(epoll_.get(), events.data(), static_cast<int>(events.size()),
+                     due == std::numeric_limits<int64_t>::max() ? nullptr : &timeout, nullptr);
+    for (int i = 0; i < count; ++i) {
+      const int fd = events[static_cast<size_t>(i)].data.fd;
+      if (fd == stop_.get()) return;
+      if (fd == listener_.get()) {
+        accept_one();
+        continue;
+      }
+      Connection& connection = *connections_.at(fd);
+      guard(connection, [&] { read(connection); });
+    }
+    const int64_t now = monotonic_ns();
+    for (const auto& entry : connections_) {
+      Connection& connection = *entry.second;
+      if (connection.events_left == 0 || connection.due > now) continue;
+      guard(connection, [&] { write_next(connection); });
+    }
+  }
+}
+
+int64_t Backend::next_due() const {
+  int64_t due = std::numeric_limits<int64_t>::max();
+  if (script_.pace.count() == 0) return due;
+  for (const auto& [fd, connection] : connections_) {
+    if (connection->events_left > 0) due = std::min(due, connection->due);
+  }
+  return due;
+}
+
+void Backend::accept_one() {
+  const int fd = accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC);
+  if (fd < 0) return;
+  prepare(fd);
+  epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
+  connections_[fd] = std::make_unique<Connection>(fd);
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) connections_.erase(fd);
+}
+
+void Backend::read(Connection& connection) {
+  std::array<char, kReadBytes> bytes;
+  const ssize_t count = recv(connection.fd.get(), bytes.data(), bytes.size(), 0);
+  if (count <= 0) {
+    connections_.erase(connection.fd.get());
+    return;
+  }
+  std::string& input = connection.input;
+  input.append(bytes.data(), static_cast<size_t>(count));
+  const size_t end = input.find("\r\n\r\n");
+  if (end == std::string::npos) return;
+  const std::string_view text = input;
+  const int64_t length = number_after(text.substr(0, end), "\r\ncontent-length: ");
+  if (length < 0) throw Failure("the backend got a request without a length");
+  const size_t size = end + 4 + static_cast<size_t>(length);
+  if (input.size() < size) return;
+  answer(connection, text.substr(end + 4, static_cast<size_t>(length)));
+  input.erase(0, size);
+}
+
+void Backend::answer(Connection& connection, std::string_view body) {
+  connection.sequence = number_after(body, "sequence ");
+  if (body.find("\"stream\":true") == std::string_view::npos) {
+    send_all(connection.fd.get(), make_plain_reply(connection.sequence));
+    return;
+  }
+  connection.wants_usage = body.find("include_usage") != std::string_view::npos;
+  begin_stream(connection);
+}
+
+void Backend::begin_stream(Connection& connection) {
+  std::string out(kStreamHead);
+  connection.events_left = script_.events;
+  if (script_.pace.count() == 0) {
+    out.append(burst_);
+    connection.events_left = 1;
+  }
+  append_event(connection, out);
+  send_all(connection.fd.get(), out);
+  connection.due = monotonic_ns() + script_.pace.count();
+}
+
+void Backend::write_next(Connection& connection) {
+  std::string out;
+  append_event(connection, out);
+  send_all(connection.fd.get(), out);
+  connection.due = monotonic_ns() + script_.pace.count();
+}
+
+// The last event brings all that follows it: a model server says these without a pause.
+void Backend::append_event(Connection& connection, std::string& out) const {
+  const bool is_last = --connection.events_left == 0;
+  append_chunk(out, make_event(monotonic_ns(), is_last));
+  if (!is_last) return;
+  if (connection.wants_usage) {
+    append_chunk(out, make_usage_event(connection.sequence, static_cast<int64_t>(script_.events)));
+  }
+  append_chunk(out, "data: [DONE]\n\n");
+  out.append(kLastChunk);
+}
+
+}  // namespace llmproxy::bench

@@ -1,0 +1,128 @@
+// fork and exec rather than posix_spawn, for the core and for the end together with the parent.
+#include "process.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string_view>
+#include <thread>
+
+#include "wire.h"
+
+namespace llmproxy::bench {
+namespace {
+
+constexpr std::chrono::seconds kEndMax{60};
+constexpr std::chrono::milliseconds kBetweenLooks{5};
+constexpr int kCannotRun = 127;
+
+std::vector<char*> pointers_to(std::vector<std::string>& texts) {
+  std::vector<char*> pointers;
+  pointers.reserve(texts.size() + 1);
+  for (std::string& text : texts) pointers.push_back(text.data());
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
+std::vector<std::string> environment() {
+  std::vector<std::string> variables;
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    if (!std::string_view(*variable).starts_with("LLMPROXY_")) variables.emplace_back(*variable);
+  }
+  return variables;
+}
+
+}  // namespace
+
+TemporaryDirectory::TemporaryDirectory()
+    : path_(std::filesystem::temp_directory_path() / "llm-billing-proxy-bench-XXXXXX") {
+  if (mkdtemp(path_.data()) == nullptr) fail_errno(path_);
+}
+
+TemporaryDirectory::~TemporaryDirectory() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+void write_file(const std::string& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary);
+  if (!(file << text).flush()) throw Failure("cannot write " + path);
+}
+
+std::string read_file(const std::string& path) {
+  std::ostringstream text;
+  text << std::ifstream(path, std::ios::binary).rdbuf();
+  return text.str();
+}
+
+void pin_to_core(int core) {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  CPU_SET(static_cast<size_t>(core), &cores);
+  if (sched_setaffinity(0, sizeof cores, &cores) != 0) fail_errno("sched_setaffinity");
+}
+
+Process::Process(const std::vector<std::string>& command, const Files& files, int core) {
+  std::vector<std::string> words = command, variables = environment();
+  const std::vector<char*> argv = pointers_to(words), envp = pointers_to(variables);
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  if (core != kAnyCore) CPU_SET(static_cast<size_t>(core), &cores);
+  pid_ = fork();
+  if (pid_ < 0) fail_errno("fork");
+  if (pid_ > 0) return;
+  // Only what is safe after a fork: other threads may have held any lock.
+  constexpr int kMode = 0600;
+  const int output = open(files.output.c_str(), O_WRONLY | O_CREAT | O_TRUNC, kMode);
+  const int errors = open(files.errors.c_str(), O_WRONLY | O_CREAT | O_TRUNC, kMode);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (core != kAnyCore && sched_setaffinity(0, sizeof cores, &cores) != 0) _exit(kCannotRun);
+  if (output < 0 || errors < 0 || dup2(output, STDOUT_FILENO) < 0 ||
+      dup2(errors, STDERR_FILENO) < 0) {
+    _exit(kCannotRun);
+  }
+  execvpe(argv[0], argv.data(), envp.data());
+  _exit(kCannotRun);
+}
+
+Process::~Process() {
+  if (has_ended()) return;
+  signal(SIGKILL);
+  waitpid(pid_, nullptr, 0);
+}
+
+void Process::signal(int number) const {
+  kill(pid_, number);
+}
+
+bool Process::has_ended() {
+  if (!has_ended_) has_ended_ = waitpid(pid_, &status_, WNOHANG) == pid_;
+  return has_ended_;
+}
+
+int Process::wait() {
+  const int64_t deadline = monotonic_ns() + std::chrono::nanoseconds(kEndMax).count();
+  while (!has_ended() && monotonic_ns() < deadline) std::this_thread::sleep_for(kBetweenLooks);
+  return has_ended_ && WIFEXITED(status_) ? WEXITSTATUS(status_) : -1;
+}
+
+std::string output_of(const std::vector<std::string>& command,
+                      const TemporaryDirectory& directory) {
+  const std::string path = directory.path() + "/output";
+  Process process(command, {.output = path});
+  if (process.wait() != 0) return "";
+  std::string text = read_file(path);
+  while (text.ends_with('\n')) text.pop_back();
+  return text;
+}
+
+}  // namespace llmproxy::bench

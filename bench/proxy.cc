@@ -1,0 +1,111 @@
+// Its log goes to a file, as a service's does: a pipe would have to be read on a core that is
+// measured.
+#include "proxy.h"
+
+#include <fmt/format.h>
+#include <sqlite3.h>
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <csignal>
+#include <functional>
+#include <thread>
+
+#include "wire.h"
+
+namespace llmproxy::bench {
+namespace {
+
+constexpr std::chrono::seconds kStartMax{30};
+constexpr std::chrono::milliseconds kBetweenLooks{5};
+constexpr int kBusyMs = 10'000;
+constexpr size_t kLogTailBytes = 2000;
+
+std::string last_bytes(const std::string& text) {
+  return text.size() > kLogTailBytes ? text.substr(text.size() - kLogTailBytes) : text;
+}
+
+// Calls `row` with the first two columns of each row.
+void query(const std::string& path, const char* sql,
+           const std::function<void(int64_t, int64_t)>& row) {
+  sqlite3* handle = nullptr;
+  sqlite3_stmt* statement = nullptr;
+  int result = sqlite3_open_v2(path.c_str(), &handle, SQLITE_OPEN_READONLY, nullptr);
+  sqlite3_busy_timeout(handle, kBusyMs);
+  if (result == SQLITE_OK) result = sqlite3_prepare_v2(handle, sql, -1, &statement, nullptr);
+  if (result == SQLITE_OK) {
+    while ((result = sqlite3_step(statement)) == SQLITE_ROW) {
+      row(sqlite3_column_int64(statement, 0), sqlite3_column_int64(statement, 1));
+    }
+  }
+  const std::string message = sqlite3_errmsg(handle);
+  sqlite3_finalize(statement);
+  sqlite3_close(handle);
+  if (result != SQLITE_DONE) throw Failure("reading the bills: " + message);
+}
+
+}  // namespace
+
+Proxy::Proxy(const Options& options) {
+  const std::string config = directory_.path() + "/config.toml";
+  write_file(config,
+             fmt::format("port = 0\nthreads = {}\ndata_dir = \"{}\"\n"
+                         "[db]\nuri = \"sqlite://{}\"\n"
+                         "[backends.bench]\nurl = \"http://127.0.0.1:{}\"\ntoken = \"\"\n",
+                         options.threads, directory_.path(), database(), options.backend_port));
+  token_ =
+      output_of({options.binary, "-c", config, "keys", "create", "--user", "bench"}, directory_);
+  if (token_.empty()) throw Failure("`keys create` failed; is this the program? " + options.binary);
+  process_ = std::make_unique<Process>(std::vector<std::string>{options.binary, "-c", config},
+                                       Process::Files{.errors = log()}, options.core);
+  await_port();
+}
+
+void Proxy::await_port() {
+  constexpr std::string_view kListening = "listening on 127.0.0.1:";
+  const int64_t deadline = monotonic_ns() + std::chrono::nanoseconds(kStartMax).count();
+  while (port_ == 0) {
+    const std::string text = read_file(log());
+    const size_t at = text.find(kListening);
+    if (at != std::string::npos && text.find('\n', at) != std::string::npos) {
+      std::from_chars(text.data() + at + kListening.size(), text.data() + text.size(), port_);
+    } else if (process_->has_ended() || monotonic_ns() > deadline) {
+      throw Failure("the proxy did not start:\n" + last_bytes(text));
+    } else {
+      std::this_thread::sleep_for(kBetweenLooks);
+    }
+  }
+}
+
+int64_t Proxy::count_bills() const {
+  int64_t bills = 0;
+  query(database(), "SELECT count(*), 0 FROM events_completion",
+        [&](int64_t count, int64_t) { bills = count; });
+  return bills;
+}
+
+void Proxy::stop_and_check(const Bills& expected) {
+  process_->signal(SIGTERM);
+  if (const int status = process_->wait(); status != 0) {
+    throw Failure(
+        fmt::format("the proxy ended with {}:\n{}", status, last_bytes(read_file(log()))));
+  }
+  Bills found;
+  size_t count = 0;
+  query(database(), "SELECT prompt_n, completion_n FROM events_completion",
+        [&](int64_t prompt, int64_t completion) {
+          ++count;
+          found[prompt] = completion;
+        });
+  const auto is_wrong = [&](const auto& request) {
+    const auto bill = found.find(request.first);
+    return bill == found.end() || bill->second != request.second;
+  };
+  const auto wrong = std::count_if(expected.begin(), expected.end(), is_wrong);
+  if (count == expected.size() && wrong == 0) return;
+  throw Failure(fmt::format("void: {} requests and {} bills; {} requests without their right bill",
+                            expected.size(), count, wrong));
+}
+
+}  // namespace llmproxy::bench

@@ -1,0 +1,78 @@
+// Blocking sockets and the little HTTP that load and backend need. Not strict: both ends are known
+// here.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace llmproxy::bench {
+
+constexpr size_t kRequestBodyBytes = 1024;
+constexpr size_t kPlainBodyBytes = 700;
+constexpr size_t kEventBytes = 215;
+
+// A run that cannot go on, or whose bills do not add up. Slowness never is one.
+struct Failure : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// With errno's text.
+[[noreturn]] void fail_errno(const std::string& what);
+
+int64_t monotonic_ns();
+
+class Fd {
+ public:
+  explicit Fd(int fd = -1) : fd_(fd) {}
+  Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Fd& operator=(Fd&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~Fd();
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+// 127.0.0.1, without Nagle's delay; every wait on it ends after kSilenceMax.
+constexpr std::chrono::seconds kSilenceMax{30};
+Fd connect_to(uint16_t port);
+Fd listen_on_any_port(uint16_t& port);
+void prepare(int fd);
+void send_all(int fd, std::string_view bytes);
+
+// A chat completion of kRequestBodyBytes. The backend reports `sequence` as its prompt tokens, so
+// that each request has a bill of its own.
+std::string make_request(std::string_view token, bool is_stream, int64_t sequence);
+
+// One reply, fed as it arrives.
+class ReplyReader {
+ public:
+  void reset();
+  void feed(std::string_view bytes);
+  bool is_done() const { return is_done_; }
+  std::string_view status() const { return std::string_view(raw_).substr(9, 3); }
+  std::string_view body() const { return body_; }  // what has come of it, without chunk framing
+
+ private:
+  bool take_head();
+  void take_chunks();
+
+  std::string raw_;
+  std::string body_;
+  size_t at_ = 0;    // in raw_: what is not taken yet
+  size_t left_ = 0;  // of the body, or of the chunk at at_
+  bool has_head_ = false;
+  bool is_chunked_ = false;
+  bool is_after_chunk_ = false;
+  bool is_done_ = false;
+};
+
+}  // namespace llmproxy::bench

@@ -1,0 +1,46 @@
+// The subcommand `keys`: makes, lists, expires and revokes API keys. Reading the command line is
+// cli/arguments'. Prints to `out` what a script wants and to `err` what a person reads; returns the
+// exit code.
+#pragma once
+
+#include <iosfwd>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "billing/database.h"
+#include "config/config.h"
+
+namespace llmproxy {
+
+constexpr int kExitNotFound = 1;      // no such id, or a hash that exists
+constexpr int kExitUsage = 64;        // sysexits.h EX_USAGE
+constexpr int kExitUnavailable = 69;  // sysexits.h EX_UNAVAILABLE: the database did not answer
+
+struct KeysCreate {
+  std::string user;
+  std::string expires = "never";  // as parse_when
+  std::string comment{};
+  std::optional<std::string> hash{};  // registers this SHA-256 (64 hex digits); makes no token
+};
+
+// Prints the new token alone, the only time it is ever shown; with `hash` the new key's id.
+int keys_create(Database& database, const Config& config, const KeysCreate& arguments,
+                std::ostream& out, std::ostream& err);
+
+// A table, or one JSON array of {id, access_level, user_id, date_expiry, comment}. Never secrets.
+int keys_list(Database& database, bool is_json, std::ostream& out, std::ostream& err);
+
+int keys_expire(Database& database, const Config& config, const std::string& id,
+                const std::string& when, std::ostream& err);
+
+// Deletes the key. Its events stay.
+int keys_revoke(Database& database, const Config& config, const std::string& id, std::ostream& err);
+
+// `never` (nothing), `now`, an ISO 8601 time, or + and a number and s, m, h, d or w (at most 100
+// years).
+Result<std::optional<WallMs>> parse_when(std::string_view text, WallMs now);
+
+}  // namespace llmproxy

@@ -1,0 +1,291 @@
+// Start, signals, stop. SIGHUP reloads; the first SIGTERM or SIGINT drains, the second cuts.
+#include "cli/serve.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <filesystem>
+#include <latch>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "base/cores.h"
+#include "base/filesystem.h"
+#include "billing/ledger.h"
+#include "cli/check.h"
+#include "cli/keys.h"
+#include "db/open.h"
+#include "net/address.h"
+#include "net/listener.h"
+#include "proxy/key_store.h"
+#include "proxy/server.h"
+
+namespace llmproxy {
+namespace {
+
+constexpr int kExitSoftware = 70;
+constexpr std::chrono::seconds kAbortMax{10};  // from the cut until every session has settled
+
+sigset_t serve_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int number : {SIGHUP, SIGTERM, SIGINT}) sigaddset(&set, number);
+  return set;
+}
+
+// The signals that main waits for, as a descriptor.
+class Signals {
+ public:
+  Signals() {
+    block_serve_signals();
+    const sigset_t set = serve_signals();
+    std::signal(SIGPIPE, SIG_IGN);
+    fd_ = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    ended_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fd_ < 0 || ended_fd_ < 0) {
+      throw std::system_error(errno, std::generic_category(), "signalfd");
+    }
+  }
+  ~Signals() {
+    close(fd_);
+    close(ended_fd_);
+  }
+
+  void tell_ended() const {  // any thread: the last server has ended
+    const uint64_t one = 1;
+    [[maybe_unused]] const ssize_t written = write(ended_fd_, &one, sizeof one);
+  }
+
+  static constexpr int kEnded = 0, kDeadline = -1;
+  // A signal's number, kEnded, or kDeadline.
+  int wait(MonotonicTime deadline) const {
+    for (;;) {
+      pollfd fds[2] = {{fd_, POLLIN, 0}, {ended_fd_, POLLIN, 0}};
+      int timeout_ms = -1;
+      if (deadline != MonotonicTime::max()) {
+        const auto left = std::chrono::ceil<Milliseconds>(deadline - monotonic_now()).count();
+        if (left <= 0) return kDeadline;
+        timeout_ms = static_cast<int>(std::min<int64_t>(left, 1'000'000));
+      }
+      poll(fds, 2, timeout_ms);
+      signalfd_siginfo info{};
+      if (read(fd_, &info, sizeof info) == sizeof info) return static_cast<int>(info.ssi_signo);
+      if (fds[1].revents & POLLIN) return kEnded;
+    }
+  }
+
+ private:
+  int fd_ = -1;
+  int ended_fd_ = -1;
+};
+
+// All parts of a running proxy, in the order in which they are built.
+class Proxy {
+ public:
+  Proxy(std::shared_ptr<const Config> config, const ServeHooks& hooks)
+      : config_(std::move(config)), hooks_(hooks), log_(2, config_->log_level) {}
+
+  int run();
+
+ private:
+  void announce();
+  int open_database_and_ledger();
+  int start_servers();
+  void wait_for_signals();
+  void reload();
+  bool drain();
+  int stop();
+  Parts parts() { return {log_, *keys_, *ledger_, ids_, resolver_, *memory_, connections_}; }
+
+  std::shared_ptr<const Config> config_;
+  const ServeHooks& hooks_;
+  Signals signals_;
+  Log log_;
+  std::shared_ptr<Database> database_;
+  std::unique_ptr<Ledger> ledger_;
+  ObjectIdMint ids_;
+  net::Resolver resolver_;
+  std::unique_ptr<MemoryBudget> memory_;
+  std::atomic<size_t> connections_{0};
+  std::vector<std::unique_ptr<Server>> servers_;
+  std::unique_ptr<KeyStore> keys_;  // goes before the servers' loops: its threads post to them
+  std::vector<std::thread> threads_;
+  std::atomic<size_t> running_{0};
+};
+
+int Proxy::run() {
+  prctl(PR_SET_DUMPABLE, 0);  // tokens are in memory: no core dumps
+  announce();
+  if (const int code = open_database_and_ledger(); code != 0) return code;
+  if (const int code = start_servers(); code != 0) return code;
+  wait_for_signals();
+  return stop();
+}
+
+std::string absolute_path(const std::string& path) {
+  return std::filesystem::absolute(path).lexically_normal();
+}
+
+// For the log: no password, and a file by its whole path.
+std::string describe_database(const std::string& uri) {
+  constexpr std::string_view kSqlite = "sqlite://";
+  if (!uri.starts_with(kSqlite)) return mask_uri(uri);
+  return fmt::format("{}{}", kSqlite, absolute_path(uri.substr(kSqlite.size())));
+}
+
+void Proxy::announce() {
+  const std::string data_dir = absolute_path(config_->data_dir);
+  log_.info("llm-billing-proxy {}", LLMPROXY_VERSION);
+  if (!config_->path.empty()) log_.info("config {}", absolute_path(config_->path));
+  log_.info("data_dir {}", data_dir);
+  log_.info("database {}", describe_database(config_->db_uri));
+  log_.info("threads {}, open files {}", config_->threads, raise_open_files_limit());
+  const std::string volatile_kind = volatile_filesystem(config_->data_dir);
+  if (!volatile_kind.empty()) {
+    log_.warning(
+        "data_dir {} is on {}: nothing there survives a restart of the machine or the "
+        "container. Set data_dir to a directory on a disk.",
+        data_dir, volatile_kind);
+  }
+}
+
+int Proxy::open_database_and_ledger() {
+  Result<std::unique_ptr<Database>> opened = open_database(config_->db_uri);
+  if (!opened.ok()) {
+    log_.error("database: {}", opened.error().message);
+    return kExitUnavailable;
+  }
+  database_ = std::move(*opened);
+  const std::string trouble = database_->check();
+  if (!trouble.empty()) log_.warning("database: {}; starting all the same", trouble);
+  Ledger::Settings settings;
+  settings.events_max = config_->events_max;
+  settings.ship_interval = config_->ship_interval;
+  settings.flush_timeout = config_->flush_timeout;
+  ledger_ = std::make_unique<Ledger>(database_, log_, settings);
+  if (hooks_.on_event) {
+    ledger_->set_observer(
+        [](const Event& event, void* hooks) {
+          static_cast<const ServeHooks*>(hooks)->on_event(event);
+        },
+        const_cast<ServeHooks*>(&hooks_));
+  }
+  keys_ = std::make_unique<KeyStore>(database_, log_, *config_);
+  memory_ = std::make_unique<MemoryBudget>(config_->limits.memory_bytes_max);
+  return 0;
+}
+
+int Proxy::start_servers() {
+  std::string error;
+  const net::ListenSocket socket = net::ListenSocket::open(config_->host, config_->port, error);
+  if (socket.fd() < 0) {
+    log_.error("cannot listen on {} port {}: {}", config_->host, config_->port, error);
+    return kExitUnavailable;
+  }
+  for (unsigned i = 0; i < config_->threads; ++i) {
+    servers_.push_back(std::make_unique<Server>(parts(), config_, socket));
+  }
+  running_ = servers_.size();
+  for (const auto& server : servers_) {
+    threads_.emplace_back([this, &server] {
+      server->run();
+      if (--running_ == 0) signals_.tell_ended();
+    });
+  }
+  if (config_->backends.empty()) log_.warning("no backends configured: every model is refused");
+  log_.info("listening on {}", socket.address());
+  if (hooks_.on_listening) hooks_.on_listening(socket.address());
+  return 0;
+}
+
+void Proxy::wait_for_signals() {
+  while (signals_.wait(MonotonicTime::max()) == SIGHUP) reload();
+}
+
+void Proxy::reload() {
+  const char* uri = std::getenv("LLMPROXY_DB_URI");
+  const LoadedConfig loaded = load_config(config_->path, uri != nullptr ? uri : "");
+  for (const ConfigProblem& problem : loaded.problems) {
+    log_.write(problem.is_error ? LogLevel::kError : LogLevel::kWarning,
+               format_problem(config_->path, problem));
+  }
+  if (loaded.config == nullptr) {
+    log_.error("Failed reloading config: {} has errors; the old configuration stays",
+               config_->path);
+    return;
+  }
+  const ConfigChange change = compare_configs(*config_, *loaded.config);
+  const auto applied = apply_reload(*config_, *loaded.config);
+  const auto seen = std::make_shared<std::latch>(static_cast<ptrdiff_t>(servers_.size()));
+  for (const auto& server : servers_) server->reload(applied, [seen] { seen->count_down(); });
+  seen->wait();  // each server answers between two events: at once
+  config_ = applied;
+  log_.set_level(applied->log_level);
+  keys_->apply(*applied);
+  memory_->set_limit(applied->limits.memory_bytes_max);
+
+  std::vector<std::string_view> names;
+  for (const auto& [name, backend] : applied->backends) names.push_back(name);
+  log_.info("Config reloaded. Configured backends: {}", fmt::join(names, " "));
+  log_.info("added=[{}] changed=[{}] removed=[{}] settings=[{}]", fmt::join(change.added, " "),
+            fmt::join(change.changed, " "), fmt::join(change.removed, " "),
+            fmt::join(change.live, " "));
+  for (const std::string& key : change.needs_restart) log_.warning("needs restart: {}", key);
+}
+
+// Finishes what is in flight. True when every session has ended.
+bool Proxy::drain() {
+  log_.info("stopping: no new connections; finishing what is in flight, at most {} s",
+            std::chrono::duration<double>(config_->shutdown_timeout).count());
+  for (const auto& server : servers_) server->drain();
+  MonotonicTime deadline = monotonic_now() + config_->shutdown_timeout;
+  for (bool is_aborting = false;;) {
+    const int what = signals_.wait(deadline);
+    if (what == Signals::kEnded) return true;
+    if (what == SIGHUP) continue;
+    if (is_aborting && what == Signals::kDeadline) return false;
+    if (is_aborting) continue;
+    is_aborting = true;
+    log_.warning("cutting what is still in flight: {}",
+                 what == Signals::kDeadline ? "shutdown_timeout has passed" : "second signal");
+    for (const auto& server : servers_) server->abort();
+    deadline = monotonic_now() + kAbortMax;
+  }
+}
+
+int Proxy::stop() {
+  if (!drain()) {
+    ledger_->close();
+    log_.error("some sessions did not end; leaving them");
+    log_.flush(Log::kDrainMax);
+    _exit(kExitSoftware);  // their threads still run: nothing may be destroyed under them
+  }
+  for (std::thread& thread : threads_) thread.join();
+  keys_.reset();
+  const uint64_t lost = ledger_->close();
+  const LedgerCounts counts = ledger_->counts();
+  log_.info("stopped: billed={} free={} unresolved={} delivered={} lost={}", counts.billed,
+            counts.free, counts.unresolved, counts.delivered, lost);
+  return 0;
+}
+
+}  // namespace
+
+void block_serve_signals() {
+  const sigset_t set = serve_signals();
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+}
+
+int serve(std::shared_ptr<const Config> config, const ServeHooks& hooks) {
+  return Proxy(std::move(config), hooks).run();
+}
+
+}  // namespace llmproxy

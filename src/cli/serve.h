@@ -1,0 +1,28 @@
+// The proxy itself: builds the parts in order, serves until told to stop, takes them down in order.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "billing/event.h"
+#include "config/config.h"
+
+namespace llmproxy {
+
+// What `demo` adds; both may be empty. Called on the main and on the shipping thread.
+struct ServeHooks {
+  std::function<void(const std::string& address)> on_listening;
+  std::function<void(const Event& event)> on_event;
+};
+
+// Blocks SIGHUP, SIGTERM and SIGINT for this thread and those it starts: serve() waits for them.
+// Whoever starts threads before serve() calls it first.
+void block_serve_signals();
+
+// Blocks until SIGTERM or SIGINT has been dealt with. Exit code: 0; 69 when the address or the
+// database cannot be had; 78 when the database's file is not ours; 70 when sessions could not be
+// ended.
+int serve(std::shared_ptr<const Config> config, const ServeHooks& hooks);
+
+}  // namespace llmproxy
