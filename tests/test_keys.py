@@ -1,0 +1,184 @@
+"""The `keys` subcommand on both databases, beside a running proxy and without one."""
+
+import hashlib
+import json
+import re
+
+import pytest
+
+from rig.database import KEYS, digest
+from rig.proxy import Proxy, run
+from rig.wait import wait_until
+
+
+@pytest.fixture
+def keys(make_proxy, backend, database):
+    """keys("list") runs the subcommand on the config of a running proxy."""
+    proxy = make_proxy({"m": backend}, database, auth={"key_ttl": 0.1, "key_unknown_ttl": 0.1})
+
+    def call(*arguments, status=0):
+        done = run("keys", *arguments, "-c", proxy.path, cwd=proxy.directory)
+        assert done.returncode == status, done
+        return done.stdout
+
+    call.proxy = proxy
+    return call
+
+
+def listed(keys):
+    return {key["id"]: key for key in json.loads(keys("list", "--json"))}
+
+
+def test_created_token_works_beside_the_running_proxy(keys):
+    output = keys("create", "--user", "alice")
+    assert re.fullmatch(r"[A-Za-z0-9_-]{86}\n", output), output
+    token = output.strip()
+    assert keys.proxy.post(token=token).status == 200
+    event = keys.proxy.wait_events(1)[0]
+    assert event["user_id"] == "alice"
+    assert listed(keys)[event["api_key_id"]]["user_id"] == "alice"
+
+
+def test_no_two_tokens_are_alike(keys):
+    assert len({keys("create", "--user", "alice") for _ in range(5)}) == 5
+
+
+def test_only_the_hash_is_kept(keys, database):
+    token = keys("create", "--user", "alice").strip()
+    if database.kind == "sqlite":
+        row = database.query("SELECT * FROM api_keys WHERE user_id = 'alice'")[0]
+        assert row["access_level"] == "COMPLETION" and row["date_expiry"] is None
+    else:
+        row = database.keys.find_one({"user_id": "alice"})
+        assert row["access_level"] == "COMPLETION" and row.get("date_expiry") is None
+    assert row["secret"] == hashlib.sha256(token.encode()).hexdigest()
+    assert token not in repr(row)
+
+
+def test_known_hash_is_registered(keys):
+    id = keys("create", "--user", "bob", "--hash", digest("chosen")).strip()
+    assert re.fullmatch("[0-9a-f]{24}", id)
+    assert keys.proxy.post(token="chosen").status == 200
+    assert keys.proxy.wait_events(1)[0]["api_key_id"] == id
+
+
+def test_hash_twice_is_refused(keys):
+    keys("create", "--user", "bob", "--hash", digest("chosen"))
+    done = run("keys", "create", "--user", "eve", "--hash", digest("chosen"), "-c", keys.proxy.path)
+    assert done.returncode not in (0, 64) and done.stdout == "" and done.stderr
+
+
+@pytest.mark.parametrize("hash", ["", "abc", "g" * 64, "a" * 63, "a" * 65])
+def test_bad_hash_is_refused(keys, hash):
+    done = run("keys", "create", "--user", "bob", "--hash", hash, "-c", keys.proxy.path)
+    assert done.returncode != 0 and done.stdout == ""
+
+
+def test_upper_case_hash_is_the_same_hash(keys):
+    keys("create", "--user", "bob", "--hash", digest("chosen").upper())
+    assert keys.proxy.post(token="chosen").status == 200
+
+
+def test_list_shows_every_key_and_no_secret(keys):
+    keys("create", "--user", "alice", "--comment", "for the notebook")
+    output = keys("list")
+    for _, (id, user, _) in KEYS.items():
+        assert any(id in line and user in line for line in output.splitlines()), output
+    assert "for the notebook" in output
+    assert digest("token2") not in output + keys("list", "--json")
+
+
+def test_list_json(keys):
+    token_id = keys(
+        "create", "--user", 'a\u00e9\n"', "--comment", "c\u00e9", "--hash", digest("x")
+    ).strip()
+    key = listed(keys)[token_id]
+    assert key["user_id"] == 'a\u00e9\n"' and key["comment"] == "c\u00e9"
+    assert key["access_level"] == "COMPLETION"
+    assert len(listed(keys)) == 4
+
+
+def test_expires_ends_the_key(keys):
+    token = keys("create", "--user", "alice", "--expires", "2020-01-01T00:00:00Z").strip()
+    assert keys.proxy.post(token=token).status == 401
+    token = keys("create", "--user", "alice", "--expires", "2099-12-31T23:59:59Z").strip()
+    assert keys.proxy.post(token=token).status == 200
+
+
+def test_date_alone_is_a_time_too(keys):
+    token = keys("create", "--user", "alice", "--expires", "2099-12-31").strip()
+    assert keys.proxy.post(token=token).status == 200
+
+
+@pytest.mark.parametrize("when", ["soon", "2020-13-01T00:00:00Z", "2020-01-01T25:00:00Z", ""])
+def test_bad_time_is_refused(keys, when):
+    before = len(listed(keys))
+    done = run("keys", "create", "--user", "alice", "--expires", when, "-c", keys.proxy.path)
+    assert done.returncode != 0 and done.stdout == "" and done.stderr
+    assert len(listed(keys)) == before
+
+
+def test_expire_works_beside_the_running_proxy(keys):
+    assert keys.proxy.post(token="token3").status == 200
+    keys("expire", KEYS["token3"][0], "2020-01-01T00:00:00Z")
+    wait_until(lambda: keys.proxy.post(token="token3").status == 401, "the key expired")
+    keys("expire", KEYS["token3"][0], "2099-01-01T00:00:00Z")
+    wait_until(lambda: keys.proxy.post(token="token3").status == 200, "the key valid again")
+
+
+def test_revoke_works_beside_the_running_proxy(keys):
+    assert keys.proxy.post(token="token3").status == 200
+    keys("revoke", KEYS["token3"][0])
+    wait_until(lambda: keys.proxy.post(token="token3").status == 401, "the key revoked")
+    assert KEYS["token3"][0] not in listed(keys)
+    assert keys.proxy.post(token="token2").status == 200
+
+
+@pytest.mark.parametrize("command", [["revoke"], ["expire"]])
+def test_unknown_id_is_told(keys, command):
+    when = ["2099-01-01T00:00:00Z"] if command == ["expire"] else []
+    done = run("keys", *command, "66fd1d1de3a0c3eaae1b0cff", *when, "-c", keys.proxy.path)
+    assert done.returncode not in (0, 64) and "66fd1d1de3a0c3eaae1b0cff" in done.stderr
+    assert len(listed(keys)) == 3
+
+
+def test_revoked_key_stays_in_its_events(keys):
+    id = keys.proxy.post(token="token3").id
+    keys.proxy.wait_event(id)
+    keys("revoke", KEYS["token3"][0])
+    assert keys.proxy.wait_event(id)["api_key_id"] == KEYS["token3"][0]
+
+
+def test_key_before_the_first_start(backend, tmp_path):
+    proxy = Proxy(tmp_path / "proxy", {"m": backend}, seed=False)
+    proxy.write_config()
+    token = run(
+        "keys", "create", "--user", "alice", "-c", proxy.path, cwd=proxy.directory
+    ).stdout.strip()
+    assert len(token) == 86
+    proxy.start()
+    try:
+        assert proxy.post(token=token).status == 200
+    finally:
+        proxy.finish()
+
+
+def test_access_level_of_the_config_is_given(make_proxy, backend):
+    proxy = make_proxy({"m": backend}, auth={"access_level": "LLM"})
+    token = run(
+        "keys", "create", "--user", "alice", "-c", proxy.path, cwd=proxy.directory
+    ).stdout.strip()
+    assert proxy.post(token=token).status == 200
+
+
+def test_dead_database_is_told(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text('[db]\nuri = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=200"\n')
+    done = run("keys", "list", "-c", path, cwd=tmp_path)
+    assert done.returncode not in (0, 64) and done.stderr
+
+
+def test_dash_in_front_of_a_token_harms_nothing(keys):
+    """One token in 32 begins with a dash; it is printed alone, so that $(...) takes it."""
+    for _ in range(3):
+        assert keys("create", "--user", "alice").count("\n") == 1
