@@ -41,7 +41,7 @@ net::Task<Result<std::shared_ptr<const Key>>> authenticate(const http::RequestHe
   const bool is_visible = std::ranges::all_of(token, [](char c) { return c > 0x20 && c < 0x7f; });
   KeyStore::Answer answer;
   answer.state = KeyStore::Answer::State::kRefused;
-  if (is_visible) answer = co_await keys.find(loop, sha256(token), interrupt);
+  if (is_visible) answer = co_await keys.find(loop, sha256(token), &interrupt);
   switch (answer.state) {
     case KeyStore::Answer::State::kKnown:
       co_return answer.key;

@@ -41,6 +41,7 @@ struct Entry {
 
 struct Lookup {
   Sha256 digest;
+  bool is_refresh = false;                            // of a key that was known before
   std::vector<std::shared_ptr<net::Notice>> waiting;  // guarded by the shard
   Answer answer;                                      // written before any notice is given
 };
@@ -104,7 +105,8 @@ struct KeyStore::State {
   const size_t keys_max, keys_unknown_max, lookups_max;  // the first two: per shard
   std::atomic<int64_t> ttl_ms{0}, unknown_ttl_ms{0}, stale_max_ms{0};
   std::array<Shard, kShards> shards;
-  std::atomic<size_t> lookups{0};  // queued or under way
+  std::atomic<size_t> lookups{0};      // queued or under way
+  std::atomic<size_t> firsts_open{0};  // those of keys not known before: at most lookups_max
   std::atomic<Health> health{Health::kUp};
   std::atomic<MonotonicTime::rep> rest_until{0};
 
@@ -155,16 +157,18 @@ KeyStore::State::Cached KeyStore::State::ask(const Sha256& digest, net::Loop& lo
   return cached;
 }
 
-net::Task<KeyStore::Answer> KeyStore::find(net::Loop& loop, Sha256 digest) {
+net::Task<KeyStore::Answer> KeyStore::find(net::Loop& loop, Sha256 digest,
+                                           net::Interrupt* interrupt) {
   const State::Cached cached = state_->ask(digest, loop);
   if (cached.answer) co_return *cached.answer;
   const bool has_old = cached.old != nullptr;
   if (cached.lookup != nullptr) {
     const Milliseconds patience = has_old ? state_->waits.stale : state_->waits.first;
-    const bool is_answered = co_await cached.notice->wait(loop.now() + patience);
-    if (!is_answered) {
+    const bool is_answered = co_await cached.notice->wait(loop.now() + patience, interrupt);
+    const bool is_given_up = interrupt != nullptr && interrupt->is_fired();
+    if (!is_answered && !is_given_up) {
       state_->note_failure(has_old ? Health::kSlow : Health::kDown, loop.now());
-    } else if (cached.lookup->answer.state != Answer::State::kUnavailable) {
+    } else if (is_answered && cached.lookup->answer.state != Answer::State::kUnavailable) {
       co_return judge(cached.lookup->answer.key);
     }
   }
@@ -197,12 +201,14 @@ void KeyStore::State::note_answer() {
 }
 
 std::shared_ptr<Lookup> KeyStore::State::enqueue(const Sha256& digest, bool is_refresh) {
-  if (lookups.fetch_add(1) >= lookups_max) {
-    --lookups;
+  if (!is_refresh && firsts_open.fetch_add(1) >= lookups_max) {
+    --firsts_open;
     return nullptr;
   }
+  ++lookups;
   auto lookup = std::make_shared<Lookup>();
   lookup->digest = digest;
+  lookup->is_refresh = is_refresh;
   const std::lock_guard lock(mutex);
   (is_refresh ? refreshes : firsts).push_back(lookup);
   queued.notify_all();
@@ -253,6 +259,7 @@ void KeyStore::State::publish(Lookup& lookup, KeyLookup found, const std::string
   for (const auto& notice : lookup.waiting) notice->give();
   lookup.waiting.clear();
   --lookups;
+  if (!lookup.is_refresh) --firsts_open;
   shard.lookups.erase(lookup.digest);
 }
 

@@ -52,8 +52,9 @@ class KeyStore {
   // Takes the live settings of a reloaded config. Another access level empties the cache.
   void apply(const Config& config);
 
-  // The key whose token has this digest. Waits for the database at most KeyWaits::first.
-  net::Task<Answer> find(net::Loop& loop, Sha256 digest);
+  // The key whose token has this digest. Waits for the database at most KeyWaits::first, and no
+  // longer than until `interrupt` is fired.
+  net::Task<Answer> find(net::Loop& loop, Sha256 digest, net::Interrupt* interrupt = nullptr);
 
  private:
   struct State;  // what the threads share with this object, and keep if they are left behind
