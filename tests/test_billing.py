@@ -400,6 +400,26 @@ def test_a_final_figure_per_choice_is_summed_with_the_prompt_once(proxy, backend
     assert billed(proxy, proxy.post(stream=True, n=2)) == (33, 13)
 
 
+def test_figure_after_the_end_of_the_answer_resolves_the_bill(proxy, backend):
+    """The client gets its end a second after [DONE]; the backend speaks on until it has the figure."""
+    gate = backend.gate("the client has its end")
+
+    def script(exchange):
+        exchange.open()
+        exchange.write(sse.chunk("a"), sse.chunk(finish="stop"), sse.DONE)
+        gate.wait()
+        exchange.write(sse.usage_chunk(7, 3))
+        exchange.end()
+
+    backend.next(script)
+    reply = proxy.post(stream=True)
+    assert reply.body.endswith(b"data: [DONE]\n\n")
+    proxy.wait_lines("ERROR", "unresolved", reply.id)
+    assert proxy.events() == []
+    gate.open()
+    assert billed(proxy, reply) == (7, 3)
+
+
 def test_several_choices_cut_before_their_end_are_unresolved(proxy, backend):
     backend.next(
         stream(
