@@ -138,6 +138,7 @@ struct Log::Queue {
   uint64_t bytes_queued = 0;    // ever
   uint64_t bytes_done = 0;      // ever: written or given up
   bool is_idle = false;         // the writer waits for `queued`
+  bool is_awaited = false;      // flush(): gather no longer
   bool is_stopping = false;
   bool has_ended = false;
 };
@@ -172,7 +173,10 @@ Log::~Log() {
 }
 
 void Log::write(LogLevel level, std::string_view text) {
-  if (!is_on(level)) return;
+  if (is_on(level)) announce(level, text);
+}
+
+void Log::announce(LogLevel level, std::string_view text) {
   const std::string line = format_line(level, text);
   bool must_wake = false;
   {
@@ -192,14 +196,17 @@ void Log::write(LogLevel level, std::string_view text) {
 void Log::flush(std::chrono::milliseconds limit) {
   std::unique_lock lock(queue_->mutex);
   const uint64_t target = queue_->bytes_queued;
+  queue_->is_awaited = true;
+  queue_->queued.notify_one();
   queue_->written.wait_for(lock, limit, [&] { return queue_->bytes_done >= target; });
+  queue_->is_awaited = false;
 }
 
 uint64_t Log::dropped() const {
   return queue_->dropped_total.load(std::memory_order_relaxed);
 }
 
-// The writer thread: takes all that is queued at once, so that a busy process costs few wake-ups.
+// The writer thread: takes all that was queued within kGather at once.
 void Log::write_out(Queue& queue) {
   std::string batch;
   std::unique_lock lock(queue.mutex);
@@ -210,6 +217,9 @@ void Log::write_out(Queue& queue) {
     }
     queue.is_idle = false;
     if (queue.lines.empty() && queue.dropped_untold == 0) break;
+    // A wake-up of this thread for every line would cost more than the line.
+    queue.queued.wait_for(lock, kGather,
+                          [&] { return queue.is_stopping || queue.is_awaited; });
 
     batch.clear();
     batch.swap(queue.lines);

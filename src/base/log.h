@@ -27,6 +27,7 @@ enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError, kCritical };
 
 class Log {
  public:
+  static constexpr std::chrono::milliseconds kGather{5};  // from a first line to its write
   static constexpr size_t kQueueBytesMax = size_t{4} << 20;
   // The destructor waits this long for a stalled reader.
   static constexpr std::chrono::milliseconds kDrainMax{2000};
@@ -43,6 +44,9 @@ class Log {
 
   // Queues one line if its level is on. Any thread. `text` need not end in a newline.
   void write(LogLevel level, std::string_view text);
+
+  // The same whatever the level: for lines that other programs wait for.
+  void announce(LogLevel level, std::string_view text);
 
   template <class... Args>
   void debug(fmt::format_string<Args...> format, Args&&... args) {

@@ -144,11 +144,12 @@ TEST(LogTest, OnlyLevelsThatAreOn) {
     log.set_level(LogLevel::kCritical);
     log.error("5");
     log.write(LogLevel::kCritical, "6");
+    log.announce(LogLevel::kInfo, "7");
   }
   pipe.close_writer();
   std::string ends;
   for (const std::string& line : split_lines(pipe.read_to_end())) ends += line.back();
-  EXPECT_EQ(ends, "346");
+  EXPECT_EQ(ends, "3467");
 }
 
 TEST(LogTest, LinesOfManyThreadsStayWholeAndInOrder) {

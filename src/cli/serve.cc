@@ -201,7 +201,7 @@ int Proxy::start_servers() {
     });
   }
   if (config_->backends.empty()) log_.warning("no backends configured: every model is refused");
-  log_.info("listening on {}", socket.address());
+  log_.announce(LogLevel::kInfo, fmt::format("listening on {}", socket.address()));
   if (hooks_.on_listening) hooks_.on_listening(socket.address());
   return 0;
 }
@@ -274,6 +274,11 @@ int Proxy::stop() {
   const LedgerCounts counts = ledger_->counts();
   log_.info("stopped: billed={} free={} unresolved={} delivered={} lost={}", counts.billed,
             counts.free, counts.unresolved, counts.delivered, lost);
+  ledger_.reset();
+  if (database_.use_count() > 1) {  // a thread hangs in the driver: nothing may go under it
+    log_.flush(Log::kDrainMax);
+    _exit(0);
+  }
   return 0;
 }
 
