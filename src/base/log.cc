@@ -218,8 +218,7 @@ void Log::write_out(Queue& queue) {
     queue.is_idle = false;
     if (queue.lines.empty() && queue.dropped_untold == 0) break;
     // A wake-up of this thread for every line would cost more than the line.
-    queue.queued.wait_for(lock, kGather,
-                          [&] { return queue.is_stopping || queue.is_awaited; });
+    queue.queued.wait_for(lock, kGather, [&] { return queue.is_stopping || queue.is_awaited; });
 
     batch.clear();
     batch.swap(queue.lines);

@@ -78,6 +78,10 @@ class Loop {
   // Any thread. One wake-up serves all that is posted until the loop gets to it.
   void post(Posted& work);
 
+  // Runs what has been posted. For who ends after run() has returned and is referred to by messages
+  // that came too late; the destructor runs the rest.
+  void run_posted();
+
   // The time at which this round began.
   MonotonicTime now() const { return now_; }
   uint64_t round() const { return rounds_; }  // its number
@@ -94,7 +98,6 @@ class Loop {
     Timer* timer;
   };
 
-  void run_posted();
   void run_timers();
   int wait_ms() const;
   void place(size_t index, Entry entry);

@@ -48,10 +48,8 @@ Socket::~Socket() {
   LLMPROXY_CHECK(operation_ == nullptr);
   loop_.forget(*this);
   if (ssl_ != nullptr) {
-    // RFC 8446, section 6.1. Of a connection that ends without it OpenSSL never resumes the
-    // session, so it is taken as sent even where it cannot be.
+    // RFC 8446, section 6.1; and of a connection that ends without it OpenSSL resumes no session.
     if (!is_reset_ && SSL_is_init_finished(ssl_)) SSL_shutdown(ssl_);
-    SSL_set_shutdown(ssl_, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
     SSL_free(ssl_);
     ERR_clear_error();
   }
@@ -205,9 +203,7 @@ bool Socket::Readable::attempt() {
 }
 
 Socket::Write::Write(Socket& socket, std::span<iovec> parts, Milliseconds stall)
-    : Operation(socket, socket.loop_.now() + stall), parts_(parts), stall_(stall) {
-  advance(0);  // OpenSSL takes no empty part
-}
+    : Operation(socket, socket.loop_.now() + stall), parts_(parts), stall_(stall) {}
 
 void Socket::Write::advance(size_t n) {
   result_.bytes += n;

@@ -256,11 +256,12 @@ void KeyStore::State::publish(Lookup& lookup, KeyLookup found, const std::string
     const std::lock_guard level_lock(mutex);
     if (access_level == asked_level) remember(shard, lookup.digest, answer);
   }
-  for (const auto& notice : lookup.waiting) notice->give();
-  lookup.waiting.clear();
+  // Before the notices: who is told must find that there is room again.
   --lookups;
   if (!lookup.is_refresh) --firsts_open;
   shard.lookups.erase(lookup.digest);
+  for (const auto& notice : lookup.waiting) notice->give();
+  lookup.waiting.clear();
 }
 
 KeyStore::Answer KeyStore::State::read_answer(KeyLookup found) {

@@ -74,7 +74,7 @@ net::Task<std::optional<Error>> relay_plain(Request& request, Exchange& exchange
   net::Loop& loop = request.server.loop();
   const size_t limit = request.config->limits.reply_bytes_max;
   MemoryShare share(request.server.parts().memory);
-  ReplyBody body(exchange, loop);
+  ReplyBody body(exchange);
   ReplyBody::Status status = ReplyBody::Status::kMore;
   bool is_too_long = exchange.content_length.value_or(0) > limit;
   while (!body.is_done() && status == ReplyBody::Status::kMore && !is_too_long) {

@@ -8,8 +8,8 @@ namespace llmproxy {
 using net::IoResult;
 using net::IoStatus;
 
-ReplyBody::ReplyBody(Exchange& exchange, net::Loop& loop)
-    : exchange_(exchange), loop_(loop), left_(exchange.content_length.value_or(0)) {
+ReplyBody::ReplyBody(Exchange& exchange)
+    : exchange_(exchange), left_(exchange.content_length.value_or(0)) {
   net::Buffer& input = exchange_.connection->input;
   const size_t raw = input.size();
   char* const data = input.data();

@@ -23,7 +23,7 @@ class ReplyBody {
   };
 
   // Takes up what came with the head.
-  ReplyBody(Exchange& exchange, net::Loop& loop);
+  explicit ReplyBody(Exchange& exchange);
 
   std::string_view bytes() const { return exchange_.connection->input.bytes(); }
   void consume(size_t n) { exchange_.connection->input.consume(n); }
@@ -39,7 +39,6 @@ class ReplyBody {
   Status take(char* data, size_t size);
 
   Exchange& exchange_;
-  net::Loop& loop_;
   http::ChunkedDecoder decoder_;
   uint64_t left_ = 0;  // of a sized body
   bool is_done_ = false;

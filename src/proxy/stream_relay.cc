@@ -75,7 +75,7 @@ class StreamRelay {
       : request_(request),
         exchange_(exchange),
         loop_(request.server.loop()),
-        body_(exchange, loop_),
+        body_(exchange),
         reader_(request.endpoint->read_stream(request.call, request.backend->usage)) {}
 
   net::Task<void> relay_events();    // until the terminal event or the end of the body

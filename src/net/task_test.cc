@@ -1,0 +1,237 @@
+// Task: values, exceptions, lifetimes, and that frames are recycled.
+#include "net/task.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "net/test_loop.h"
+
+namespace llmproxy::net {
+namespace {
+
+// Resumes only when told to.
+struct Gate {
+  std::coroutine_handle<> waiting;
+  bool await_ready() const { return false; }
+  void await_suspend(std::coroutine_handle<> handle) { waiting = handle; }
+  void await_resume() const {}
+};
+
+struct CountsItself {
+  explicit CountsItself(int& its_count) : count(&its_count) { ++*count; }
+  CountsItself(CountsItself&& other) noexcept : count(std::exchange(other.count, nullptr)) {}
+  CountsItself& operator=(CountsItself&&) = delete;
+  ~CountsItself() {
+    if (count != nullptr) --*count;
+  }
+  int* count;
+};
+
+class NoDefault {
+ public:
+  explicit NoDefault(std::string text) : text_(std::move(text)) {}
+  const std::string& text() const { return text_; }
+
+ private:
+  std::string text_;
+};
+
+Task<int> add(int a, int b) {
+  co_return a + b;
+}
+Task<int> add_three(int a, int b, int c) {
+  const int two = co_await add(a, b);
+  co_return co_await add(two, c);
+}
+Task<std::unique_ptr<int>> move_only() {
+  co_return std::make_unique<int>(7);
+}
+Task<NoDefault> no_default() {
+  co_return NoDefault("text");
+}
+Task<int> throwing(bool does_throw) {
+  if (does_throw) throw std::runtime_error("a bug");
+  co_return 1;
+}
+Task<void> throwing_nothing_back() {
+  co_await throwing(true);
+}
+Task<void> wait_at(Gate& gate, CountsItself) {
+  int alive = 0;
+  const CountsItself local(alive);
+  co_await gate;
+}
+
+Task<void> check_values(bool& is_done) {
+  EXPECT_EQ(co_await add_three(1, 2, 3), 6);
+  const std::unique_ptr<int> moved = co_await move_only();
+  EXPECT_EQ(*moved, 7);
+  const NoDefault value = co_await no_default();
+  EXPECT_EQ(value.text(), "text");
+  is_done = true;
+}
+
+Task<void> check_exceptions(bool& is_done) {
+  EXPECT_EQ(co_await throwing(false), 1);
+  std::string caught;
+  try {
+    co_await throwing(true);
+  } catch (const std::runtime_error& error) {
+    caught = error.what();
+  }
+  EXPECT_EQ(caught, "a bug");
+  bool is_caught = false;
+  try {
+    co_await throwing_nothing_back();
+  } catch (const std::runtime_error&) {
+    is_caught = true;
+  }
+  EXPECT_TRUE(is_caught);
+  is_done = true;
+}
+
+Task<void> pass_through(Gate& gate, int& alive, std::string& trace) {
+  const CountsItself local(alive);
+  trace += "start ";
+  CountsItself argument(alive);
+  co_await wait_at(gate, std::move(argument));
+  trace += "end ";
+}
+
+TEST(Task, GivesItsValue) {
+  bool is_done = false;
+  spawn(check_values(is_done));
+  EXPECT_TRUE(is_done);
+}
+
+TEST(Task, PassesItsExceptionToWhoWaits) {
+  bool is_done = false;
+  spawn(check_exceptions(is_done));
+  EXPECT_TRUE(is_done);
+}
+
+TEST(Task, NotStartedDestroysItsParametersAndRunsNothing) {
+  int alive = 0;
+  std::string trace;
+  Gate gate;
+  {
+    const Task<void> never = wait_at(gate, CountsItself(alive));
+    EXPECT_EQ(alive, 1);
+    const Task<void> silent = pass_through(gate, alive, trace);
+  }
+  EXPECT_EQ(alive, 0);
+  EXPECT_EQ(trace, "");
+}
+
+TEST(Task, DestroyedWhileSuspendedDestroysAllBelowIt) {
+  int alive = 0;
+  std::string trace;
+  Gate gate;
+  {
+    Task<void> task = pass_through(gate, alive, trace);
+    task.await_suspend(std::noop_coroutine()).resume();
+    EXPECT_EQ(trace, "start ");
+    EXPECT_EQ(alive, 2);
+  }
+  EXPECT_EQ(alive, 0);
+  EXPECT_EQ(trace, "start ");
+}
+
+TEST(Task, MovedFromOwnsNothing) {
+  int alive = 0;
+  Gate gate;
+  Task<void> first = wait_at(gate, CountsItself(alive));
+  {
+    const Task<void> second = std::move(first);
+    EXPECT_EQ(alive, 1);
+  }
+  EXPECT_EQ(alive, 0);
+}
+
+TEST(Task, SpawnedRunsAtOnceAndFreesItselfAtItsEnd) {
+  int alive = 0;
+  std::string trace;
+  Gate gate;
+  spawn(pass_through(gate, alive, trace));
+  EXPECT_EQ(trace, "start ");
+  EXPECT_EQ(alive, 2);
+  gate.waiting.resume();
+  EXPECT_EQ(trace, "start end ");
+  EXPECT_EQ(alive, 0);
+}
+
+TEST(TaskFrames, SteadyStateAllocatesNothing) {
+  int sum = 0;
+  int alive = 0;
+  std::string trace;
+  trace.reserve(100'000);
+  const auto round = [&] {
+    Gate gate;
+    spawn(pass_through(gate, alive, trace));
+    gate.waiting.resume();
+    Task<int> task = add_three(1, 2, 3);
+    task.await_suspend(std::noop_coroutine()).resume();
+    sum += task.await_resume();
+  };
+  round();
+  const size_t before = allocations;
+  for (int i = 0; i < 1000; ++i) round();
+  EXPECT_EQ(allocations, before);
+  EXPECT_EQ(sum, 6006);
+}
+
+TEST(TaskFrames, SameSizeClassIsReused) {
+  void* const first = allocate_frame(130);
+  free_frame(first, 130);
+  EXPECT_EQ(allocate_frame(192), first);  // 130 and 192 bytes are both blocks of 192
+  free_frame(first, 192);
+  void* const other = allocate_frame(193);
+  EXPECT_NE(other, first);
+  free_frame(other, 193);
+}
+
+TEST(TaskFrames, LargeOnesAreNotKept) {
+  for (const size_t size : {kFrameBytesMax, kFrameBytesMax + 1}) {
+    free_frame(allocate_frame(size), size);
+    const size_t before = allocations;
+    free_frame(allocate_frame(size), size);
+    EXPECT_EQ(allocations - before, size > kFrameBytesMax ? 1u : 0u) << size;
+  }
+}
+
+TEST(TaskFrames, KeepsNoMoreThanItsBound) {
+  constexpr size_t kExtra = 10;
+  constexpr size_t kSize = 5000;  // a class that nothing else here uses
+  std::vector<void*> frames(kFramesKeptMax + kExtra);
+  for (void*& frame : frames) frame = allocate_frame(kSize);
+  for (void* frame : frames) free_frame(frame, kSize);
+  const size_t before = allocations;
+  for (void*& frame : frames) frame = allocate_frame(kSize);
+  EXPECT_EQ(allocations - before, kExtra);
+  for (void* frame : frames) free_frame(frame, kSize);
+}
+
+TEST(TaskFrames, MayBeFreedOnAnotherThread) {
+  std::vector<void*> frames(100);
+  for (void*& frame : frames) frame = allocate_frame(320);
+  std::thread other([&] {
+    for (void* frame : frames) free_frame(frame, 320);
+    const size_t before = allocations;
+    std::vector<void*> again(frames.size());
+    const size_t of_vector = allocations - before;
+    for (void*& frame : again) frame = allocate_frame(320);
+    EXPECT_EQ(allocations - before, of_vector);
+    for (void* frame : again) free_frame(frame, 320);
+  });
+  other.join();
+}
+
+}  // namespace
+}  // namespace llmproxy::net
