@@ -1,0 +1,39 @@
+# The words a person types. Everything real happens in tools/; build kinds stand in CMakePresets.json.
+# Nothing is needed first but make and git: missing Debian packages are installed, and named.
+MAKEFLAGS += --no-print-directory
+SECONDS ?= 60
+
+.PHONY: build run test test-full bench fuzz format clean
+
+build: ## the release: build/release/llm-billing-proxy
+	@tools/install-packages build
+	@tools/build release llm-billing-proxy
+
+run: ## a demo in front of a real small language model; Ctrl-C ends it
+	@tools/install-packages build run
+	@tools/build release llm-billing-proxy
+	@/usr/bin/python3 tools/real_model.py build/release/llm-billing-proxy demo
+
+test: ## every ordinary test
+	@tools/install-packages build test
+	@tools/test
+
+test-full: ## the ordinary tests and what takes longer: fuzzing, clang-tidy, Docker, long end-to-end tests
+	@tools/install-packages build test full
+	@tools/test --full
+
+bench: ## what the proxy costs, as ratios
+	@tools/install-packages build test
+	@tools/build release llm-billing-proxy
+	@bench/run
+
+fuzz: ## each fuzz target for SECONDS seconds (make fuzz SECONDS=600)
+	@tools/install-packages build test
+	@tools/fuzz $(SECONDS)
+
+format: ## clang-format over all C++ files
+	@tools/install-packages test
+	@find src fuzz bench -name '*.cc' -o -name '*.h' | xargs clang-format-14 -i
+
+clean: ## removes build/, with everything downloaded into it
+	@rm -rf build
