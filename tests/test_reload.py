@@ -202,7 +202,7 @@ def test_live_settings(make_proxy, backend):
     assert proxy.post(user="x" * 2000).status == 200
 
 
-def test_log_level_is_live(proxy):
+def test_log_level_is_live(proxy, backend):
     first = proxy.post().id
     proxy.wait_lines(first)
     proxy.write_config(log_level="ERROR")
@@ -210,13 +210,20 @@ def test_log_level_is_live(proxy):
 
     def is_quiet():
         id = proxy.post().id
-        proxy.wait_event(id)  # written after the access line
+        backend.next(lambda exchange: exchange.reply(200, b"{}"))  # no usage: an error line
+        proxy.wait_lines("ERROR", proxy.post().id)  # the log is in order
         return not proxy.lines(id)
 
     wait_until(is_quiet, "no more access lines")
     proxy.write_config(log_level="INFO")
     proxy.signal(signal.SIGHUP)
-    wait_until(lambda: proxy.lines(proxy.post().id), "access lines again")
+    ids = []
+
+    def is_loud():
+        ids.append(proxy.post().id)
+        return any(proxy.lines(id) for id in ids)
+
+    wait_until(is_loud, "access lines again")
 
 
 @pytest.mark.parametrize(

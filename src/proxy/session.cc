@@ -115,6 +115,7 @@ Session::Session(Server& server_of_it, int fd)
 }
 
 Session::~Session() {
+  if (is_gone_ != nullptr) *is_gone_ = true;
   server.leave(place_);
 }
 
@@ -122,9 +123,14 @@ void Session::drain(bool has_grace) {
   if (is_idle && (requests > 0 || !has_grace)) client.cancel();
 }
 
+// Each step may resume the session and so end its life.
 void Session::abort() {
+  bool is_gone = false;
+  is_gone_ = &is_gone;
   interrupt.fire();
-  if (backend_socket != nullptr) backend_socket->cancel();
+  if (!is_gone && backend_socket != nullptr) backend_socket->cancel();
+  if (is_gone) return;
+  is_gone_ = nullptr;
   client.cancel();
 }
 

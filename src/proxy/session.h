@@ -42,6 +42,7 @@ class Session {
 
  private:
   std::list<Session*>::iterator place_;
+  bool* is_gone_ = nullptr;  // set by the destructor while abort() is resuming what waits
 };
 
 // The whole life of the connection `fd`.
