@@ -39,7 +39,10 @@ Server::Server(Parts parts, std::shared_ptr<const Config> config, const net::Lis
   listener_.emplace(loop_, socket, *this);
 }
 
-Server::~Server() = default;
+// A message that came after run() had returned still refers to what goes now.
+Server::~Server() {
+  loop_.run_posted();
+}
 
 void Server::run() {
   loop_.run();
