@@ -430,22 +430,6 @@ bool has_list_member(std::string_view value, std::string_view token) {
   }
 }
 
-bool is_hop_by_hop(std::string_view name) {
-  static constexpr std::array<std::string_view, 10> kNames = {"Connection",
-                                                              "Keep-Alive",
-                                                              "Proxy-Authenticate",
-                                                              "Proxy-Authorization",
-                                                              "Proxy-Connection",
-                                                              "TE",
-                                                              "Trailer",
-                                                              "Transfer-Encoding",
-                                                              "Proxy-Authentication-Info",
-                                                              "Upgrade"};
-  return std::any_of(kNames.begin(), kNames.end(), [name](std::string_view hop_by_hop) {
-    return equals_ignoring_case(name, hop_by_hop);
-  });
-}
-
 namespace {
 
 const Header* find_header(const std::vector<Header>& headers, std::string_view name) {

@@ -81,7 +81,4 @@ ParseResult parse_response_head(std::string_view bytes, const HeadLimits& limits
 // True if `value`, a comma-separated list, has `token` as a member, in any case.
 bool has_list_member(std::string_view value, std::string_view token);
 
-// Connection, Keep-Alive, TE, Transfer-Encoding, ... (RFC 9110 section 7.6.1): never forwarded.
-bool is_hop_by_hop(std::string_view name);
-
 }  // namespace llmproxy::http

@@ -684,15 +684,5 @@ TEST(Header, list_members) {
   }
 }
 
-TEST(Header, hop_by_hop) {
-  for (const char* name : {"connection", "Keep-Alive", "TE", "trailer", "TRANSFER-ENCODING",
-                           "Upgrade", "Proxy-Connection", "Proxy-Authorization"}) {
-    EXPECT_TRUE(is_hop_by_hop(name)) << name;
-  }
-  for (const char* name : {"", "Content-Length", "Host", "Connections", "Authorization"}) {
-    EXPECT_FALSE(is_hop_by_hop(name)) << name;
-  }
-}
-
 }  // namespace
 }  // namespace llmproxy::http
