@@ -142,11 +142,6 @@ void Socket::shutdown_write() {
   shutdown(fd_, SHUT_WR);
 }
 
-void Socket::reset_on_close() {
-  const linger now{1, 0};
-  setsockopt(fd_, SOL_SOCKET, SO_LINGER, &now, sizeof now);
-}
-
 // Fills in how an operation failed; always true, so that attempt() can return it.
 bool Socket::fail(IoResult& result, int error) {
   is_reset_ = is_readable_ = is_writable_ = true;  // nothing to wait for any more

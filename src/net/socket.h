@@ -156,8 +156,6 @@ class Socket final : Watched {
 
   // Sends FIN, keeps reading possible.
   void shutdown_write();
-  // Closing sends RST instead of FIN, so that the peer cannot take a cut for an end.
-  void reset_on_close();
 
   int fd() const { return fd_; }
   uint64_t bytes_written() const { return bytes_written_; }

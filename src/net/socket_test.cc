@@ -372,19 +372,6 @@ TEST(Socket, EndThenReset) {
   run_on_loop(end_then_reset);
 }
 
-Task<void> reset_on_close(Loop& loop) {
-  Ends ends(loop);
-  Socket other(loop, std::exchange(ends.peer, -1));
-  ends.socket->reset_on_close();
-  ends.socket.reset();
-  std::string text;
-  EXPECT_EQ((co_await read_text(other, text)).status, IoStatus::kReset);
-}
-
-TEST(Socket, ResetOnClose) {
-  run_on_loop(reset_on_close);
-}
-
 // We stop sending, the peer answers all the same, then ends as well.
 Task<void> half_close(Loop& loop) {
   Ends ends(loop);
