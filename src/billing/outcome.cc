@@ -23,6 +23,7 @@ Outcome decide_outcome(const Evidence& evidence) {
   const ReplyFacts& facts = evidence.facts;
   if (!evidence.was_sent) return free_of_charge("never sent");
   if (!evidence.has_head) return free_of_charge("no reply head");
+  if (evidence.is_abandoned) return unresolved("ended by a bug of the proxy");
   if (evidence.is_too_long) return unresolved("reply too long to read");
 
   const bool is_success = evidence.status >= 200 && evidence.status <= 299;

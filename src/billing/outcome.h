@@ -11,13 +11,13 @@ namespace llmproxy {
 
 // All that is known of a request when it is over.
 struct Evidence {
-  bool was_sent = false;   // at least one byte of the call may have reached the backend
-  bool has_head = false;   // the reply's head was read whole
-  int status = 0;          // of the reply
-  bool is_stream = false;  // by the reply's Content-Type
-  bool ended_normally =
-      false;                 // the body came whole (length, last chunk, or [DONE] before a close)
-  bool is_too_long = false;  // a plain reply beyond the bound, not read
+  bool was_sent = false;        // at least one byte of the call may have reached the backend
+  bool has_head = false;        // the reply's head was read whole
+  int status = 0;               // of the reply
+  bool is_stream = false;       // by the reply's Content-Type
+  bool ended_normally = false;  // the body came whole: length, last chunk, or [DONE] before a close
+  bool is_too_long = false;     // a plain reply beyond the bound, not read
+  bool is_abandoned = false;    // a bug of the proxy ended it in the middle
   int64_t choices = 1;
   UsagePolicy policy = UsagePolicy::kAsk;
   ReplyFacts facts{};

@@ -66,6 +66,9 @@ void has_two_choices(Evidence& e) {
 void has_no_data(Evidence& e) {
   e.facts.data_events = 0;
 }
+void is_abandoned(Evidence& e) {
+  e.is_abandoned = true;
+}
 void is_too_long(Evidence& e) {
   e.is_too_long = true;
 }
@@ -149,6 +152,8 @@ const Row kRows[] = {
      Kind::kUnresolved},
     {"malformed after a good one, 500", with(stream(), has_final, is_malformed, status(500)),
      Kind::kUnresolved},
+    {"a bug in the middle of a stream", with(stream(), is_abandoned), Kind::kUnresolved},
+    {"a bug, with a figure", with(plain(), is_abandoned, has_final), Kind::kUnresolved},
     {"too long", with(plain(), is_too_long), Kind::kUnresolved},
     {"too long, 500", with(plain(), is_too_long, status(500)), Kind::kUnresolved},
     {"too long, with a figure", with(plain(), is_too_long, has_final), Kind::kUnresolved},

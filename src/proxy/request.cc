@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <exception>
 #include <utility>
 
 #include "proxy/authenticate.h"
@@ -273,7 +274,21 @@ net::Task<void> settle_late(Request& request) {
 
 net::Task<bool> serve_request(Session& session, const http::RequestHead& head) {
   Request request(session, head);
-  std::optional<Error> error = co_await answer(request);
+  std::optional<Error> error;
+  std::exception_ptr bug;
+  try {
+    error = co_await answer(request);
+  } catch (...) {
+    bug = std::current_exception();
+  }
+  if (bug != nullptr) {  // the connection goes, the bill must not
+    session.backend_socket = nullptr;
+    request.evidence.is_abandoned = true;
+    request.ended = "bug";
+    co_await settle(request);
+    account(request);
+    std::rethrow_exception(bug);
+  }
   if (error) co_await fail(request, *error);
   account(request);
   co_await clear_body(request);
