@@ -12,27 +12,6 @@ namespace {
 
 constexpr std::string_view kMask = "***";
 
-Error cut_error(ReplyBody::Status status, bool is_too_long) {
-  Error error{502, Blame::kBackend, "The model server's reply was cut off."};
-  error.code = "upstream_error";
-  error.should_retry = false;  // the backend has worked for it
-  if (is_too_long) {
-    error.message = "The model server's reply is too large.";
-  } else if (status == ReplyBody::Status::kTimeout) {
-    error.status = 504;
-    error.code = "timeout";
-    error.message = "The model server did not finish its answer in time.";
-  } else if (status == ReplyBody::Status::kInvalid) {
-    error.message = "The model server sent an invalid reply.";
-  } else if (status == ReplyBody::Status::kCancelled) {
-    error.status = 503;
-    error.blame = Blame::kProxy;
-    error.code = "service_unavailable";
-    error.message = "The server is shutting down.";
-  }
-  return error;
-}
-
 // An error body may quote the credentials it was called with; ours are none of the client's
 // business.
 std::string mask_secret(std::string_view body, std::string_view secret) {
@@ -90,7 +69,7 @@ net::Task<std::optional<Error>> relay_plain(Request& request, Exchange& exchange
   if (!body.is_done()) {
     exchange.connection.reset();
     request.ended = "backend_cut";
-    co_return cut_error(status, is_too_long);
+    co_return cut_error(is_too_long ? ReplyBody::Status::kFull : status);
   }
   co_await send_plain(request, exchange, body.bytes());
   if (body.is_clean() && exchange.keeps_alive) {

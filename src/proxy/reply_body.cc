@@ -8,6 +8,35 @@ namespace llmproxy {
 using net::IoResult;
 using net::IoStatus;
 
+Error cut_error(ReplyBody::Status status) {
+  Error error{502, Blame::kBackend, "The model server's answer was cut off."};
+  error.code = "upstream_error";
+  error.should_retry = false;
+  switch (status) {
+    case ReplyBody::Status::kTimeout:
+      error.status = 504;
+      error.code = "timeout";
+      error.message = "The model server fell silent in the middle of its answer.";
+      break;
+    case ReplyBody::Status::kCancelled:
+      error.status = 503;
+      error.blame = Blame::kProxy;
+      error.code = "service_unavailable";
+      error.message = "The server is shutting down.";
+      break;
+    case ReplyBody::Status::kFull:
+      error.message = "The model server's answer is too large.";
+      break;
+    case ReplyBody::Status::kInvalid:
+      error.message = "The model server sent an invalid reply.";
+      break;
+    case ReplyBody::Status::kMore:
+    case ReplyBody::Status::kCut:
+      break;
+  }
+  return error;
+}
+
 ReplyBody::ReplyBody(Exchange& exchange)
     : exchange_(exchange), left_(exchange.content_length.value_or(0)) {
   net::Buffer& input = exchange_.connection->input;

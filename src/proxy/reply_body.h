@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "base/result.h"
 #include "http/chunked.h"
 #include "net/task.h"
 #include "proxy/exchange.h"
@@ -45,5 +46,9 @@ class ReplyBody {
   bool is_invalid_ = false;
   bool has_excess_ = false;  // bytes after the body's end
 };
+
+// How a client is told of a body that did not come to its end. It should not try again by itself:
+// the backend has worked for it.
+Error cut_error(ReplyBody::Status status);
 
 }  // namespace llmproxy

@@ -17,6 +17,7 @@ using Status = ReplyBody::Status;
 
 constexpr size_t kEventBytesMax = size_t{1} << 20;  // of an unfinished event that waits for its end
 constexpr std::chrono::seconds kEndWaitMax{1};      // from the terminal event to the body's end
+constexpr size_t kHeldBytesMax = size_t{1} << 20;   // of what comes meanwhile
 constexpr std::string_view kLastChunk = "0\r\n\r\n";
 
 // What one write to the client consists of: bytes of the buffer as they are, or edited events.
@@ -90,7 +91,6 @@ class StreamRelay {
   size_t take_pieces();
   size_t take_unfinished(std::string_view left);
   net::Task<void> send_pieces(size_t covered);
-  Error cut_error() const;
 
   Request& request_;
   Exchange& exchange_;
@@ -177,6 +177,7 @@ net::Task<void> StreamRelay::await_body_end() {
   while (is_holding_ && !body_.is_done() && status_ == Status::kMore) {
     status_ = co_await body_.more(deadline, kEventBytesMax + net::kBlockBytes);
     body_.consume(take_pieces());
+    if (held_.size() > kHeldBytesMax) status_ = Status::kFull;
   }
 }
 
@@ -189,20 +190,6 @@ void StreamRelay::note_evidence() {
       evidence.facts.saw_terminal || (body_.is_done() && (!body_.is_close_delimited() || has_end));
 }
 
-Error StreamRelay::cut_error() const {
-  Error error{502, Blame::kBackend, "The model server's answer was cut off."};
-  error.code = "upstream_error";
-  if (status_ == Status::kTimeout) {
-    error.code = "timeout";
-    error.message = "The model server fell silent in the middle of its answer.";
-  } else if (status_ == Status::kCancelled) {
-    error.blame = Blame::kProxy;
-    error.code = "service_unavailable";
-    error.message = "The server is shutting down.";
-  }
-  return error;
-}
-
 net::Task<void> StreamRelay::send_end() {
   if (request_.evidence.ended_normally) {
     out_.add(held_);
@@ -213,7 +200,7 @@ net::Task<void> StreamRelay::send_end() {
   request_.ended = status_ == Status::kTimeout     ? "backend_timeout"
                    : status_ == Status::kCancelled ? "shutdown"
                                                    : "backend_cut";
-  const std::string event = error_event(request_.endpoint->dialect, cut_error());
+  const std::string event = error_event(request_.endpoint->dialect, cut_error(status_));
   out_.add(held_);
   out_.add(event);
   co_await request_.send_to_client(out_.parts("", ""));
