@@ -80,11 +80,10 @@ net::Task<void> linger(Session& session) {
 
 // One request. False when the connection ends with it.
 net::Task<bool> serve_next(Session& session, http::RequestHead& head) {
-  const std::shared_ptr<const Config> config = session.server.config();
   if (!co_await wait_for_request(session)) co_return false;
+  const std::shared_ptr<const Config> config = session.server.config();  // not before it: a reload
   session.is_idle = false;
-  session.input.make_room(
-      net::kBlockBytes);  // the head goes to the front: nothing moves it after this
+  session.input.make_room(net::kBlockBytes);  // the head to the front: nothing moves it after this
   const Result<bool> has_head = co_await read_head(session, config->limits, head);
   if (!has_head.ok()) {
     session.is_body_unread = true;

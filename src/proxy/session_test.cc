@@ -153,6 +153,19 @@ TEST_F(CutTest, BetweenRequests) {
   EXPECT_EQ(read_until(client, "\r\n"), "");
 }
 
+TEST_F(CutTest, MessagesAfterItsEndAreRunBeforeItsPartsGo) {
+  start(false);
+  is_request_read = false;
+  while (server->counters().connections.get() == 0) std::this_thread::yield();
+  cut();
+  bool is_told = false;
+  server->abort();
+  server->reload(std::make_shared<Config>(), [&] { is_told = true; });
+  keys.reset();
+  server.reset();
+  EXPECT_TRUE(is_told);
+}
+
 TEST_F(CutTest, InTheLookUpOfTheKey) {
   start(true);
   net::send_text(client, request_text(false));
