@@ -38,7 +38,7 @@ int with_database(const Arguments& arguments, Action action) {
   Result<std::unique_ptr<Database>> database = open_database(config->db_uri);
   if (!database.ok()) {
     std::cerr << "database: " << database.error().message << '\n';
-    return kExitUnavailable;
+    return database_exit_code(database.error());
   }
   return action(**database, *config);
 }

@@ -161,7 +161,7 @@ int Proxy::open_database_and_ledger() {
   Result<std::unique_ptr<Database>> opened = open_database(config_->db_uri);
   if (!opened.ok()) {
     log_.error("database: {}", opened.error().message);
-    return kExitUnavailable;
+    return database_exit_code(opened.error());
   }
   database_ = std::move(*opened);
   const std::string trouble = database_->check();
@@ -287,6 +287,10 @@ int Proxy::stop() {
 void block_serve_signals() {
   const sigset_t set = serve_signals();
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
+}
+
+int database_exit_code(const Error& error) {
+  return error.status == 503 ? kExitUnavailable : kExitConfig;
 }
 
 int serve(std::shared_ptr<const Config> config, const ServeHooks& hooks) {

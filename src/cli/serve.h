@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "base/result.h"
 #include "billing/event.h"
 #include "config/config.h"
 
@@ -20,9 +21,11 @@ struct ServeHooks {
 // Whoever starts threads before serve() calls it first.
 void block_serve_signals();
 
-// Blocks until SIGTERM or SIGINT has been dealt with. Exit code: 0; 69 when the address or the
-// database cannot be had; 78 when the database's file is not ours; 70 when sessions could not be
-// ended.
+// 69 for a database that cannot be opened now, 78 for a URI that names none.
+int database_exit_code(const Error& error);
+
+// Blocks until SIGTERM or SIGINT has been dealt with. Exit code: 0; 69 when the address cannot
+// be had; as database_exit_code; 70 when sessions could not be ended.
 int serve(std::shared_ptr<const Config> config, const ServeHooks& hooks);
 
 }  // namespace llmproxy
