@@ -226,6 +226,17 @@ def test_log_level_is_live(proxy, backend):
     wait_until(is_loud, "access lines again")
 
 
+def test_flush_timeout_is_live(make_proxy, backend):
+    proxy = make_proxy({"m": backend}, flush_timeout=3600)
+    assert proxy.post().status == 200
+    proxy.wait_events(1)
+    proxy.reload(flush_timeout=0.3)
+    proxy.database.stop()
+    id = proxy.post().id
+    proxy.stop()
+    assert proxy.lines("ERROR", "lost", id)
+
+
 @pytest.mark.parametrize(
     "key, changes",
     [

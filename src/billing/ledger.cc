@@ -162,7 +162,7 @@ Ledger::Ledger(Database& database, Log& log, Settings settings)
     : Ledger(std::shared_ptr<Database>(std::shared_ptr<void>(), &database), log, settings) {}
 
 Ledger::~Ledger() {
-  close();
+  close(Milliseconds{0});
 }
 
 bool Ledger::reserve() {
@@ -220,14 +220,14 @@ void Ledger::settle(Settlement settlement, Waiter& waiter) {
   waiter.done(is_taken);
 }
 
-uint64_t Ledger::close() {
+uint64_t Ledger::close(Milliseconds flush_timeout) {
   State& state = *state_;
   std::unique_lock lock(state.mutex);
   if (!thread_.joinable()) return state.counts.lost;
   state.is_closing = true;
   state.shipper.hurry();
   state.wake.notify_one();
-  const MonotonicTime limit = monotonic_now() + state.settings.flush_timeout;
+  const MonotonicTime limit = monotonic_now() + flush_timeout;
   state.progress.wait_until(lock, limit, [&] { return state.has_ended; });
 
   state.is_stopped = true;

@@ -61,7 +61,6 @@ class Ledger {
   struct Settings {
     size_t events_max = 100'000;
     Milliseconds ship_interval{1'000};
-    Milliseconds flush_timeout{10'000};
     Milliseconds backoff_min{100};  // between tries while the database fails, doubled
     Milliseconds backoff_max{5'000};
   };
@@ -72,7 +71,7 @@ class Ledger {
   Ledger(std::shared_ptr<Database> database, Log& log, Settings settings);
   // For a `database` that outlives the ledger and never hangs.
   Ledger(Database& database, Log& log, Settings settings);
-  ~Ledger();  // as close()
+  ~Ledger();  // as close(0)
   Ledger(const Ledger&) = delete;
   Ledger& operator=(const Ledger&) = delete;
 
@@ -84,10 +83,10 @@ class Ledger {
   void open(const Intent& intent, Waiter& waiter);
   void settle(Settlement settlement, Waiter& waiter);
 
-  // Stops taking, ships what is queued for at most flush_timeout, logs each event it then loses,
+  // Stops taking, ships what is queued for at most `flush_timeout`, logs each event it then loses,
   // one line with all its fields. Returns how many it lost. An event settled later is lost in the
   // same way.
-  uint64_t close();
+  uint64_t close(Milliseconds flush_timeout);
 
   LedgerCounts counts() const;
 

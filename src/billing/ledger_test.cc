@@ -18,6 +18,8 @@ namespace {
 using enum Delivery;
 using std::chrono::milliseconds;
 
+constexpr milliseconds kPatience{3'600'000};  // of close(): the database answers all the same
+
 // Holds each write until the test answers it.
 class ScriptedDatabase final : public Database {
  public:
@@ -135,7 +137,6 @@ class LedgerTest : public testing::Test {
   static Ledger::Settings settings() {
     return {.events_max = 4,
             .ship_interval = milliseconds(0),
-            .flush_timeout = std::chrono::hours(1),
             .backoff_min = milliseconds(0),
             .backoff_max = milliseconds(0)};
   }
@@ -173,7 +174,7 @@ TEST_F(LedgerTest, ABilledRequestBecomesOneEventWithItsFields) {
   EXPECT_EQ(database_->batch(0), std::vector{expected});
   EXPECT_EQ(ledger.counts().queued, 1U) << "until the database has answered";
   database_->answer({{kDelivered}});
-  EXPECT_EQ(ledger.close(), 0U);
+  EXPECT_EQ(ledger.close(kPatience), 0U);
   EXPECT_EQ(ledger.counts().billed, 1U);
   EXPECT_EQ(ledger.counts().delivered, 1U);
   EXPECT_EQ(ledger.counts().queued, 0U);
@@ -187,7 +188,7 @@ TEST_F(LedgerTest, FreeIsCountedAndUnresolvedIsTold) {
   ASSERT_TRUE(ledger.reserve());
   ledger.settle(settlement(Outcome::Kind::kUnresolved, 2), told_);
   EXPECT_EQ(told_.answers, (std::vector{true, true, true}));
-  EXPECT_EQ(ledger.close(), 0U);
+  EXPECT_EQ(ledger.close(kPatience), 0U);
   EXPECT_EQ(ledger.counts().free, 1U);
   EXPECT_EQ(ledger.counts().unresolved, 1U);
   EXPECT_EQ(ledger.counts().billed, 0U);
@@ -208,7 +209,7 @@ TEST_F(LedgerTest, AFigureThatComesLateBillsWhatWasUnresolved) {
   ledger.settle(late, told_);
   EXPECT_EQ(ids(0), std::vector<uint8_t>{2});
   database_->answer({{kDelivered}});
-  EXPECT_EQ(ledger.close(), 0U);
+  EXPECT_EQ(ledger.close(kPatience), 0U);
   EXPECT_EQ(ledger.counts().unresolved, 0U);
   EXPECT_EQ(ledger.counts().billed, 1U);
   EXPECT_EQ(count(pipe_.text(), "came late"), 1U);
@@ -229,7 +230,7 @@ TEST_F(LedgerTest, FullRefusesUntilTheDatabaseHasTaken) {
   ledger.release();
   ledger.release();
   database_->answer_all(kDelivered);
-  ledger.close();
+  ledger.close(kPatience);
   EXPECT_EQ(ledger.counts().delivered, 2U);
 }
 
@@ -272,7 +273,7 @@ TEST_F(LedgerTest, ARetryKeepsIdsAndOrderAndAnOutageIsToldOnce) {
   database_->answer({{kRetry, kDelivered, kRetry}, "no server"});
   ASSERT_EQ(ids(2), (std::vector<uint8_t>{1, 3, 4}));
   database_->answer({{kDelivered, kDelivered, kDelivered}});
-  EXPECT_EQ(ledger.close(), 0U);
+  EXPECT_EQ(ledger.close(kPatience), 0U);
   EXPECT_EQ(ledger.counts().delivered, 4U);
   const std::string log = pipe_.text();
   EXPECT_EQ(count(log, "database takes no events"), 1U) << log;
@@ -286,7 +287,7 @@ TEST_F(LedgerTest, ARefusedEventIsToldAndNeverSentAgain) {
   database_->batch(0);
   database_->answer({{kRefused}, "another document has its _id"});
   database_->answer_all(kDelivered);
-  EXPECT_EQ(ledger.close(), 0U);
+  EXPECT_EQ(ledger.close(kPatience), 0U);
   EXPECT_EQ(ledger.counts().refused, 1U);
   EXPECT_EQ(ledger.counts().delivered, 0U);
   const std::string log = pipe_.text();
@@ -299,26 +300,24 @@ TEST_F(LedgerTest, ARefusedEventIsToldAndNeverSentAgain) {
 TEST_F(LedgerTest, CloseRefusesNewWorkAndShipsTheRest) {
   auto slow = settings();
   slow.ship_interval = std::chrono::hours(1);
-  slow.flush_timeout = std::chrono::seconds(10);
   Ledger& ledger = start(slow);
   bill(1);
   bill(2);
   database_->answer_all(kDelivered);
-  EXPECT_EQ(ledger.close(), 0U) << "close does not wait for the interval";
+  EXPECT_EQ(ledger.close(kPatience), 0U) << "close does not wait for the interval";
   EXPECT_EQ(ids(0), (std::vector<uint8_t>{1, 2}));
   EXPECT_FALSE(ledger.reserve());
-  EXPECT_EQ(ledger.close(), 0U);
+  EXPECT_EQ(ledger.close(kPatience), 0U);
 }
 
 TEST_F(LedgerTest, CloseTellsWhatADeadDatabaseLoses) {
-  auto impatient = settings();
-  impatient.flush_timeout = milliseconds(0);
-  impatient.ship_interval = std::chrono::hours(1);
-  Ledger& ledger = start(impatient);
+  auto slow = settings();
+  slow.ship_interval = std::chrono::hours(1);
+  Ledger& ledger = start(slow);
   bill(1);
   bill(2);
   database_->answer_all(kRetry);
-  EXPECT_EQ(ledger.close(), 2U);
+  EXPECT_EQ(ledger.close(milliseconds(0)), 2U);
   EXPECT_EQ(ledger.counts().lost, 2U);
   EXPECT_EQ(ledger.counts().queued, 0U);
   const std::string log = pipe_.text();
@@ -332,13 +331,11 @@ TEST_F(LedgerTest, CloseTellsWhatADeadDatabaseLoses) {
 }
 
 TEST_F(LedgerTest, CloseLeavesAHangingDatabaseBehind) {
-  auto impatient = settings();
-  impatient.flush_timeout = milliseconds(0);
-  Ledger& ledger = start(impatient);
+  Ledger& ledger = start();
   bill(1);
   database_->batch(0);  // the thread is inside now, and stays there
   bill(2);
-  EXPECT_EQ(ledger.close(), 2U);
+  EXPECT_EQ(ledger.close(milliseconds(0)), 2U);
   ledger_.reset();
   const std::string log = pipe_.text();
   EXPECT_EQ(count(log, "lost: "), 2U) << log;
@@ -356,10 +353,10 @@ TEST_F(LedgerTest, CloseLeavesAHangingDatabaseBehind) {
 TEST_F(LedgerTest, WhatIsSettledAfterCloseIsLostAloud) {
   Ledger& ledger = start();
   ASSERT_TRUE(ledger.reserve());
-  ledger.close();
+  ledger.close(kPatience);
   ledger.settle(settlement(Outcome::Kind::kBilled, 5), told_);
   EXPECT_EQ(told_.answers, std::vector{false});
-  EXPECT_EQ(ledger.close(), 1U);
+  EXPECT_EQ(ledger.close(kPatience), 1U);
   EXPECT_EQ(count(pipe_.text(), "lost: "), 1U);
 }
 
@@ -383,7 +380,7 @@ TEST_F(LedgerTest, ManyThreadsNothingLostNothingTwice) {
     });
   }
   for (auto& thread : threads) thread.join();
-  EXPECT_EQ(ledger.close(), 0U);
+  EXPECT_EQ(ledger.close(kPatience), 0U);
   EXPECT_EQ(ledger.counts().billed, kThreads * kEach);
   EXPECT_EQ(ledger.counts().delivered, kThreads * kEach);
 }

@@ -169,7 +169,6 @@ int Proxy::open_database_and_ledger() {
   Ledger::Settings settings;
   settings.events_max = config_->events_max;
   settings.ship_interval = config_->ship_interval;
-  settings.flush_timeout = config_->flush_timeout;
   ledger_ = std::make_unique<Ledger>(database_, log_, settings);
   if (hooks_.on_event) {
     ledger_->set_observer(
@@ -263,14 +262,14 @@ bool Proxy::drain() {
 
 int Proxy::stop() {
   if (!drain()) {
-    ledger_->close();
+    ledger_->close(config_->flush_timeout);
     log_.error("some sessions did not end; leaving them");
     log_.flush(Log::kDrainMax);
     _exit(kExitSoftware);  // their threads still run: nothing may be destroyed under them
   }
   for (std::thread& thread : threads_) thread.join();
   keys_.reset();
-  const uint64_t lost = ledger_->close();
+  const uint64_t lost = ledger_->close(config_->flush_timeout);
   const LedgerCounts counts = ledger_->counts();
   log_.info("stopped: billed={} free={} unresolved={} delivered={} lost={}", counts.billed,
             counts.free, counts.unresolved, counts.delivered, lost);
