@@ -14,6 +14,7 @@
 #include <string>
 
 #include "base/clock.h"
+#include "base/text.h"
 
 namespace llmproxy {
 
@@ -43,28 +44,6 @@ std::string_view level_name(LogLevel level) {
       break;
   }
   return "CRITICAL";
-}
-
-// Bytes of the character that `text` opens with; 0 for a control character (C0, DEL, C1) and for
-// what is no UTF-8 (RFC 3629 section 4: no overlong form, no surrogate, nothing above U+10FFFF).
-size_t printable_length(std::string_view text) {
-  const auto at = [&](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : 0U; };
-  const auto follows = [&](size_t i) { return (at(i) & 0xc0U) == 0x80U; };
-  const unsigned first = at(0);
-  if (first < 0x80) return first >= 0x20 && first != 0x7f ? 1 : 0;
-  if (first >= 0xc2 && first <= 0xdf) {
-    const bool is_c1 = first == 0xc2 && at(1) < 0xa0;
-    return follows(1) && !is_c1 ? 2 : 0;
-  }
-  if ((first & 0xf0U) == 0xe0) {
-    const bool is_bad = (first == 0xe0 && at(1) < 0xa0) || (first == 0xed && at(1) > 0x9f);
-    return follows(1) && follows(2) && !is_bad ? 3 : 0;
-  }
-  if (first >= 0xf0 && first <= 0xf4) {
-    const bool is_bad = (first == 0xf0 && at(1) < 0x90) || (first == 0xf4 && at(1) > 0x8f);
-    return follows(1) && follows(2) && follows(3) && !is_bad ? 4 : 0;
-  }
-  return 0;
 }
 
 void append_escaped(std::string& line, std::string_view text) {

@@ -1,0 +1,17 @@
+// What may be shown to a person as it is: UTF-8 without control characters. Says nothing of how
+// wide it is on a terminal.
+#pragma once
+
+#include <cstddef>
+#include <string_view>
+
+namespace llmproxy {
+
+// Bytes of the character that `text` opens with; 0 for a control character (C0, DEL, C1) and for
+// what is no UTF-8.
+size_t printable_length(std::string_view text);
+
+// No control character in it, and all of it UTF-8.
+bool is_printable(std::string_view text);
+
+}  // namespace llmproxy

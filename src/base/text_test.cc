@@ -1,0 +1,52 @@
+// Tests of base/text.h: the edges of UTF-8 and of its control characters.
+#include "base/text.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace llmproxy {
+namespace {
+
+TEST(PrintableLength, Table) {
+  const std::pair<std::string, size_t> cases[] = {
+      {"", 0},
+      {" ", 1},
+      {"~", 1},
+      {"\x7f", 0},
+      {"\n", 0},
+      {std::string(1, '\0'), 0},
+      {"\xc2\x80", 0},  // C1
+      {"\xc2\x9f", 0},
+      {"\xc2\xa0", 2},
+      {"\xdf\xbf", 2},
+      {"\xe0\xa0\x80", 3},
+      {"\xf0\x9f\xa6\x99", 4},
+      {"\xf4\x8f\xbf\xbf", 4},
+      {"\x80", 0},
+      {"\xc1\xbf", 0},          // overlong
+      {"\xe0\x9f\xbf", 0},      // overlong
+      {"\xf0\x8f\xbf\xbf", 0},  // overlong
+      {"\xed\xa0\x80", 0},      // surrogate
+      {"\xf4\x90\x80\x80", 0},  // above U+10FFFF
+      {"\xc3", 0},              // cut
+      {"\xe2\x82", 0},
+      {"\xf0\x9f\xa6", 0},
+      {"\xff", 0},
+  };
+  for (const auto& [text, length] : cases) EXPECT_EQ(printable_length(text), length) << text;
+}
+
+TEST(IsPrintable, LooksAtTheWholeText) {
+  EXPECT_TRUE(is_printable(""));
+  EXPECT_TRUE(is_printable("Zażółć 'x' \xF0\x9F\xA6\x99"));
+  EXPECT_FALSE(is_printable("a\x1b[m"));
+  EXPECT_FALSE(
+      is_printable("Za\xc2\x9b"
+                   "31m"));
+  EXPECT_FALSE(is_printable("a\xff"));
+  EXPECT_FALSE(is_printable(std::string_view("a\0b", 3)));
+}
+
+}  // namespace
+}  // namespace llmproxy
