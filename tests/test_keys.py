@@ -74,6 +74,18 @@ def test_bad_hash_is_refused(keys, hash):
     assert done.returncode != 0 and done.stdout == ""
 
 
+@pytest.mark.parametrize("option", ["--user", "--comment"])
+@pytest.mark.parametrize("text", ["a\nb", "a\x1b[31m", "a\x7f", "a\u009b31m", "a\udcff", "\udce2\udc82"])
+def test_text_that_no_terminal_should_show_is_refused(keys, option, text):
+    """The surrogates stand for bytes that are no UTF-8."""
+    before = len(listed(keys))
+    arguments = {"--user": "alice", option: text}
+    words = [word for pair in arguments.items() for word in pair]
+    done = run("keys", "create", *words, "-c", keys.proxy.path)
+    assert done.returncode == 64 and done.stdout == "" and option in done.stderr
+    assert len(listed(keys)) == before
+
+
 def test_upper_case_hash_is_the_same_hash(keys):
     keys("create", "--user", "bob", "--hash", digest("chosen").upper())
     assert keys.proxy.post(token="chosen").status == 200
@@ -90,10 +102,10 @@ def test_list_shows_every_key_and_no_secret(keys):
 
 def test_list_json(keys):
     token_id = keys(
-        "create", "--user", 'a\u00e9\n"', "--comment", "c\u00e9", "--hash", digest("x")
+        "create", "--user", 'a\u00e9"', "--comment", "c\u00e9", "--hash", digest("x")
     ).strip()
     key = listed(keys)[token_id]
-    assert key["user_id"] == 'a\u00e9\n"' and key["comment"] == "c\u00e9"
+    assert key["user_id"] == 'a\u00e9"' and key["comment"] == "c\u00e9"
     assert key["access_level"] == "COMPLETION"
     assert len(listed(keys)) == 4
 

@@ -11,6 +11,7 @@
 
 #include "api/json_edit.h"
 #include "base/digest.h"
+#include "base/text.h"
 
 namespace llmproxy {
 namespace {
@@ -47,11 +48,24 @@ std::string show_expiry(const std::optional<WallMs>& expires) {
 }
 
 // A comment must not move the cursor of who reads it.
-std::string printable(std::string text) {
-  for (char& c : text) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+std::string printable(std::string_view text) {
+  std::string shown;
+  while (!text.empty()) {
+    const size_t length = printable_length(text);
+    shown += length > 0 ? text.substr(0, length) : "?";
+    text.remove_prefix(std::max<size_t>(length, 1));
   }
-  return text;
+  return shown;
+}
+
+// The same text to a reader of JSON; terminals obey the control characters U+0080 to U+009F too.
+std::string quote_for_terminal(std::string_view text) {
+  std::string quoted = quote_json(text);
+  for (size_t at = quoted.find('\xc2'); at != std::string::npos; at = quoted.find('\xc2', at + 1)) {
+    const auto code = static_cast<unsigned char>(quoted[at + 1]);
+    if (code < 0xa0) quoted.replace(at, 2, fmt::format("\\u{:04x}", code));
+  }
+  return quoted;
 }
 
 size_t characters(std::string_view text) {
@@ -99,12 +113,12 @@ void print_json(const std::vector<KeyRecord>& keys, std::ostream& out) {
   const char* separator = "\n  ";
   for (const KeyRecord& key : keys) {
     const std::string expiry = key.expires ? quote_json(format_utc(*key.expires)) : "null";
-    const std::string comment = key.comment.empty() ? "null" : quote_json(key.comment);
+    const std::string comment = key.comment.empty() ? "null" : quote_for_terminal(key.comment);
     out << separator
         << fmt::format(
                R"({{"id":{},"access_level":{},"user_id":{},"date_expiry":{},"comment":{}}})",
-               quote_json(key.id), quote_json(key.access_level), quote_json(key.user_id), expiry,
-               comment);
+               quote_for_terminal(key.id), quote_for_terminal(key.access_level),
+               quote_for_terminal(key.user_id), expiry, comment);
     separator = ",\n  ";
   }
   out << (keys.empty() ? "]\n" : "\n]\n");
@@ -141,6 +155,12 @@ Result<std::optional<WallMs>> parse_when(std::string_view text, WallMs now) {
 int keys_create(Database& database, const Config& config, const KeysCreate& arguments,
                 std::ostream& out, std::ostream& err) {
   if (arguments.user.empty()) return fail(err, kExitUsage, "--user must not be empty");
+  for (const auto& [option, text] :
+       {std::pair("--user", &arguments.user), std::pair("--comment", &arguments.comment)}) {
+    if (is_printable(*text)) continue;
+    return fail(err, kExitUsage,
+                fmt::format("{}: expected UTF-8 text without control characters", option));
+  }
   const auto expires = parse_when(arguments.expires, wall_now_ms());
   if (!expires) return fail(err, kExitUsage, "--expires: " + expires.error().message);
 

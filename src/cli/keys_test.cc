@@ -123,11 +123,19 @@ TEST_F(KeysTest, CreateRefusesWhatItCannotRead) {
   const std::string hash = to_hex(sha256("token2"));
   for (const KeysCreate& arguments :
        std::vector<KeysCreate>{{.user = ""},
+                               {.user = "a\nb"},
+                               {.user = "a\xff"},
+                               {.user = "u", .comment = "two\nlines"},
+                               {.user = "u",
+                               .comment = "\xc2\x9b"
+                                          "31m"},
+                               {.user = "u", .comment = "cut \xe2\x82"},
                                {.user = "u", .expires = "tomorrow"},
                                {.user = "u", .hash = "abc"},
                                {.user = "u", .hash = hash + "00"},
                                {.user = "u", .hash = hash.substr(1) + "g"}}) {
-    EXPECT_EQ(create(arguments), 64) << arguments.expires << arguments.hash.value_or("");
+    EXPECT_EQ(create(arguments), 64)
+        << arguments.user << arguments.comment << arguments.expires << arguments.hash.value_or("");
   }
   EXPECT_TRUE(database_.rows.empty());
   EXPECT_EQ(out_.str(), "");
@@ -142,12 +150,29 @@ TEST_F(KeysTest, AKeyWhoseTokenNobodySawIsWithdrawn) {
 
 TEST_F(KeysTest, ListsForPeople) {
   EXPECT_EQ(list(false), "ID  USER  ACCESS LEVEL  EXPIRES  COMMENT\n");
-  create({.user = "Zażółć", .expires = "2026-11-23T12:00:00Z", .comment = "two\nlines \x1b[m"});
+  create({.user = "Zażółć", .expires = "2026-11-23T12:00:00Z", .comment = "laptop"});
   create({.user = "u"});
   EXPECT_EQ(list(false),
             "ID   USER    ACCESS LEVEL  EXPIRES                   COMMENT\n"
-            "id1  Zażółć  COMPLETION    2026-11-23T12:00:00.000Z  two?lines ?[m\n"
+            "id1  Zażółć  COMPLETION    2026-11-23T12:00:00.000Z  laptop\n"
             "id2  u       COMPLETION    never\n");
+}
+
+// What others wrote into the database.
+TEST_F(KeysTest, ListsNoControlCharacters) {
+  NewKey odd;
+  odd.user_id =
+      "two\nlines\xc2\x9b"
+      "31m";
+  odd.comment = "\x1b[m\x7f \xff \xc2\xa0.";
+  database_.rows.push_back({odd, "id\xc2\x85"});
+  EXPECT_EQ(list(false),
+            "ID    USER            ACCESS LEVEL  EXPIRES  COMMENT\n"
+            "id??  two?lines??31m                never    ?[m? ? \xc2\xa0.\n");
+  EXPECT_EQ(list(true),
+            "[\n  {\"id\":\"id\\u0085\",\"access_level\":\"\","
+            "\"user_id\":\"two\\nlines\\u009b31m\",\"date_expiry\":null,"
+            "\"comment\":\"\\u001b[m\x7f \xef\xbf\xbd \xc2\xa0.\"}\n]\n");
 }
 
 TEST_F(KeysTest, ListsForPrograms) {
