@@ -27,6 +27,13 @@ BAD = {
     "negative time": ("timeout_connect = -1\n" + GOOD, 1, "timeout_connect", "seconds"),
     "time not a number": ("timeout_connect = nan\n" + GOOD, 1, "timeout_connect", "seconds"),
     "time as text": ('timeout_read = "10s"\n' + GOOD, 1, "timeout_read", "seconds"),
+    "time out of a double's range": (
+        "timeout_connect = 9223372036854775807\n" + GOOD,
+        1,
+        "timeout_connect",
+        "found 9223372036854775807",
+    ),
+    "control character": ('data_dir = "a\\nb"\n' + GOOD, 1, "data_dir", "control characters"),
     "bad level": ('log_level = "LOUD"\n' + GOOD, 1, "log_level", "INFO"),
     "bad host": ('host = "a b"\n' + GOOD, 1, "host", "address"),
     "bad database": ('[db]\nuri = "postgres://x"\n' + GOOD, 2, "db.uri", "mongodb://"),
@@ -146,6 +153,14 @@ def test_unreadable_file(tmp_path, arguments):
     (tmp_path / "folder.toml").mkdir()
     done = run(*arguments, "-c", tmp_path / "folder.toml", cwd=tmp_path)
     assert done.returncode == 78 and "folder.toml: error: " in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["check"], []])
+def test_pipe_in_the_place_of_a_file_holds_nothing_up(tmp_path, arguments):
+    os.mkfifo(tmp_path / "pipe.toml")
+    done = run(*arguments, "-c", tmp_path / "pipe.toml", cwd=tmp_path)
+    assert done.returncode == 78 and "pipe.toml: error: " in done.stderr
+    assert "expected a regular file" in done.stderr
 
 
 def test_file_is_config_toml_by_default(tmp_path):

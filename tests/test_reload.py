@@ -2,6 +2,7 @@
 notices."""
 
 import itertools
+import os
 import signal
 import threading
 
@@ -187,6 +188,19 @@ def test_broken_file_changes_nothing(proxy, backend, name):
     if BROKEN[name] is not None:
         assert any(":1:" in line or ":2:" in line for line in told), told
     assert proxy.post().status == 200
+    proxy.reload(backends={"m": {"token": "another"}})
+    proxy.post()
+    assert backend.requests[-1].header("Authorization") == "Bearer another"
+
+
+def test_pipe_in_the_place_of_the_file_holds_nothing_up(proxy, backend):
+    good = proxy.path.read_text()
+    proxy.path.unlink()
+    os.mkfifo(proxy.path)
+    proxy.signal(signal.SIGHUP)
+    proxy.wait_lines(": error:", "expected a regular file")
+    proxy.path.unlink()
+    proxy.write_text(good)
     proxy.reload(backends={"m": {"token": "another"}})
     proxy.post()
     assert backend.requests[-1].header("Authorization") == "Bearer another"

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/digest.h"
 #include "base/log.h"
 
 namespace llmproxy {
@@ -35,6 +36,7 @@ struct Backend {
   std::string token;      // "" sends no Authorization
   bool verify_ssl = true;
   std::string ca_file;  // PEM; "" means the system's
+  Sha256 ca_digest{};   // of its content when it was checked: other content is another backend
   UsagePolicy usage = UsagePolicy::kAsk;
 
   bool operator==(const Backend&) const = default;
@@ -110,11 +112,25 @@ struct LoadedConfig {
   std::vector<ConfigProblem> problems;   // errors and warnings, in the order of the file
 };
 
+// Checks of values that only others can judge: the database's driver, the TLS library. Each gives
+// "" or what is wrong (of a file, as words that follow its name), and no secret. Null: not asked.
+struct ValueChecks {
+  std::string (*database_uri)(const std::string& uri) = nullptr;
+  std::string (*ca_file)(const std::string& path) = nullptr;
+};
+
 // Reads and checks the file. `db_uri_override` is the value of LLMPROXY_DB_URI ("" = unset).
 // Never throws on what the file holds.
-LoadedConfig load_config(const std::string& path, std::string_view db_uri_override);
+LoadedConfig load_config(const std::string& path, std::string_view db_uri_override,
+                         const ValueChecks& checks = {});
 LoadedConfig parse_config(std::string_view text, const std::string& path,
-                          std::string_view db_uri_override);
+                          std::string_view db_uri_override, const ValueChecks& checks = {});
+
+// What the loader asks of a backend: "" or what was expected.
+std::string check_backend_name(std::string_view name);
+std::string check_backend_token(std::string_view token);
+// "" or why its url is probably not what was meant.
+std::string warn_of_base_path(const Backend& backend);
 
 // What a reload changed. `live` settings take effect at once; `needs_restart` names keys that did
 // not.

@@ -1,18 +1,15 @@
 // Reads the TOML file into a Config: what the file consists of, table by table. Collects every
 // problem instead of stopping at the first; no text of a problem holds a value that could be a
 // secret.
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
-#include <cstring>
 
 #include "base/cores.h"
+#include "base/text.h"
 #include "config/config.h"
+#include "config/file.h"
 #include "config/section.h"
 #include "config/settings.h"
 #include "config/url.h"
@@ -26,6 +23,7 @@ constexpr size_t kFileBytesMax = size_t{1} << 20;
 constexpr size_t kLineBytesMax = 8192;
 constexpr size_t kNameBytesMax = 256;    // of a backend
 constexpr size_t kTokenBytesMax = 4096;  // of a backend
+constexpr size_t kCaBytesMax = size_t{16} << 20;
 
 constexpr std::string_view kDatabaseVariable = "LLMPROXY_DB_URI";
 constexpr std::string_view kDatabaseFile = "llm-billing-proxy.db";
@@ -44,21 +42,6 @@ void read_settings(Section& section, std::string_view table, Config& config) {
   section.report_unknown_keys(known, true);
 }
 
-// "" when the file can be opened for reading.
-std::string why_unreadable(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return std::strerror(errno);
-  struct stat status {};
-  const bool is_directory = fstat(fd, &status) == 0 && S_ISDIR(status.st_mode);
-  close(fd);
-  return is_directory ? std::strerror(EISDIR) : "";
-}
-
-bool is_token(std::string_view token) {
-  return token.size() <= kTokenBytesMax &&
-         std::all_of(token.begin(), token.end(), [](char c) { return c >= 0x21 && c <= 0x7e; });
-}
-
 void read_backend_url(Section& section, Backend& backend) {
   const std::string* const url = section.get<std::string>(
       "url", "expected the URL of the server, such as \"https://llm-server.example.com\"");
@@ -73,43 +56,43 @@ void read_backend_url(Section& section, Backend& backend) {
   if (std::string text = parse_backend_url(*url, backend); !text.empty()) {
     return section.report("url", std::move(text));
   }
-  if (backend.base_path.ends_with("/v1")) {
-    section.report("url",
-                   "requests will go to .../v1/v1/...: the request's own path, /v1 included, "
-                   "follows the url",
-                   false);
+  if (std::string text = warn_of_base_path(backend); !text.empty()) {
+    section.report("url", std::move(text), false);
   }
 }
 
 void read_backend_token(Section& section, Backend& backend) {
   const std::string* const token =
       section.get<std::string>("token", "expected a string: the secret the server wants");
-  if (token != nullptr && is_token(*token)) {
-    backend.token = *token;
-  } else if (token != nullptr) {
-    section.report("token", fmt::format("expected at most {} characters, ASCII without blanks and "
-                                        "control characters",
-                                        kTokenBytesMax));
-  } else if (!section.has("token")) {
+  if (token == nullptr && !section.has("token")) {
     section.report(
         "token", "missing; expected the secret the server wants, or token = \"\" if it wants none");
   }
+  if (token == nullptr) return;
+  if (std::string text = check_backend_token(*token); !text.empty()) {
+    return section.report("token", std::move(text));
+  }
+  backend.token = *token;
+}
+
+void read_ca_file(Section& section, Backend& backend, const ValueChecks& checks) {
+  static constexpr std::string_view kExpected =
+      "expected the path of a PEM file with the authorities to trust";
+  const std::string* const path = section.get<std::string>("ca_file", kExpected);
+  if (path == nullptr) return;
+  std::string content;
+  std::string reason = read_regular_file(*path, kCaBytesMax, content);
+  if (reason.empty() && checks.ca_file != nullptr) reason = checks.ca_file(*path);
+  if (!reason.empty()) {
+    return section.report("ca_file", fmt::format("{}; it {}", kExpected, reason));
+  }
+  backend.ca_file = *path;
+  backend.ca_digest = sha256(content);
 }
 
 void read_backend_options(Section& section, Backend& backend) {
   if (const bool* const value = section.get<bool>("verify_ssl", "expected true or false")) {
     backend.verify_ssl = *value;
-  }
-  static constexpr std::string_view kExpectedFile =
-      "expected the path of a PEM file with the authorities to trust";
-  if (const std::string* const value = section.get<std::string>("ca_file", kExpectedFile)) {
-    const std::string reason =
-        value->find('\0') == std::string::npos ? why_unreadable(*value) : std::strerror(EINVAL);
-    if (reason.empty()) {
-      backend.ca_file = *value;
-    } else {
-      section.report("ca_file", fmt::format("{}; cannot be read: {}", kExpectedFile, reason));
-    }
   }
   static constexpr std::string_view kExpectedUsage =
       "expected \"ask\", \"as_is\" or \"continuous\"";
@@ -145,28 +128,25 @@ bool report_unquoted_dots(Section& section, const std::string& name) {
   return true;
 }
 
-void read_backend(Section& section, const std::string& name, Config& config) {
+void read_backend(Section& section, const std::string& name, Config& config,
+                  const ValueChecks& checks) {
   if (report_unquoted_dots(section, name)) return;
   Backend backend;
   backend.name = name;
   read_backend_url(section, backend);
   read_backend_token(section, backend);
+  read_ca_file(section, backend, checks);
   read_backend_options(section, backend);
   section.report_unknown_keys({kBackendKeys.begin(), kBackendKeys.end()}, false);
   config.backends.emplace(name, std::move(backend));
 }
 
-void read_backends(Section& top, Config& config, Problems& problems) {
+void read_backends(Section& top, Config& config, const ValueChecks& checks, Problems& problems) {
   Section backends(top.sub_table("backends"), "backends", problems);
   for (auto&& [key, node] : backends.table()) {
     const std::string name(key.str());
-    const bool is_name = !name.empty() && name.size() <= kNameBytesMax &&
-                         std::none_of(name.begin(), name.end(),
-                                      [](unsigned char c) { return c < 0x20 || c == 0x7f; });
-    if (!is_name) {
-      backends.report_key(key,
-                          fmt::format("expected a name of 1 to {} bytes without control characters",
-                                      kNameBytesMax));
+    if (std::string text = check_backend_name(name); !text.empty()) {
+      backends.report_key(key, std::move(text));
       continue;
     }
     if (!node.is_table()) {
@@ -174,7 +154,7 @@ void read_backends(Section& top, Config& config, Problems& problems) {
       continue;
     }
     Section section(*node.as_table(), backends.dotted(name), problems);
-    read_backend(section, name, config);
+    read_backend(section, name, config, checks);
   }
   if (backends.table().empty() &&
       (!top.has("backends") || top.table().get("backends")->is_table())) {
@@ -190,35 +170,49 @@ void check_memory(Section& limits, const Limits& values) {
                             least, values.memory_bytes_max));
 }
 
-void resolve_defaults(Config& config, std::string_view db_uri_override, Problems& problems) {
-  if (config.threads == 0) {
-    const auto most = std::find_if(all_settings().begin(), all_settings().end(),
-                                   [](const Setting& setting) { return setting.key == "threads"; });
-    config.threads = std::min(usable_cores(), static_cast<unsigned>(most->max));
-  }
+// "" or what is wrong with it.
+std::string check_database_uri(const std::string& uri, const ValueChecks& checks) {
+  return checks.database_uri == nullptr ? "" : checks.database_uri(uri);
+}
+
+void resolve_database(Config& config, std::string_view db_uri_override, const ValueChecks& checks,
+                      Problems& problems) {
   if (!db_uri_override.empty()) {
-    if (is_database_uri(db_uri_override)) {
-      config.db_uri = db_uri_override;
-    } else {
-      problems.push_back({true, 0, 0, std::string(kDatabaseVariable),
-                          fmt::format("{} in this environment variable", kExpectedDatabaseUri)});
+    config.db_uri = db_uri_override;
+    std::string text = is_database_uri(db_uri_override)
+                           ? check_database_uri(config.db_uri, checks)
+                           : fmt::format("{} in this environment variable", kExpectedDatabaseUri);
+    if (!text.empty()) {
+      problems.push_back({true, 0, 0, std::string(kDatabaseVariable), std::move(text)});
     }
-  }
-  if (config.db_uri.empty()) {
+  } else if (config.db_uri.empty()) {
     const std::string_view slash = config.data_dir.ends_with('/') ? "" : "/";
     config.db_uri = fmt::format("sqlite://{}{}{}", config.data_dir, slash, kDatabaseFile);
   }
 }
 
-void read_file(const toml::table& root, Config& config, Problems& problems) {
+void resolve_threads(Config& config) {
+  if (config.threads == 0) {
+    const auto most = std::find_if(all_settings().begin(), all_settings().end(),
+                                   [](const Setting& setting) { return setting.key == "threads"; });
+    config.threads = std::min(usable_cores(), static_cast<unsigned>(most->max));
+  }
+}
+
+void read_file(const toml::table& root, Config& config, const ValueChecks& checks,
+               Problems& problems) {
   Section top(root, "", problems);
   read_settings(top, "", config);
   for (const std::string_view name : {"db", "auth", "ledger", "limits"}) {
     Section section(top.sub_table(name), std::string(name), problems);
     read_settings(section, name, config);
     if (name == "limits") check_memory(section, config.limits);
+    if (name != "db" || config.db_uri.empty()) continue;
+    if (std::string text = check_database_uri(config.db_uri, checks); !text.empty()) {
+      section.report("uri", std::move(text));
+    }
   }
-  read_backends(top, config, problems);
+  read_backends(top, config, checks, problems);
 }
 
 // The library quotes what it read: a broken line of a token would end up in the log. Keys of
@@ -253,38 +247,37 @@ int find_long_line(std::string_view text) {
   return 0;
 }
 
-// "" and the text, or why it could not be read.
-std::string read_whole_file(const std::string& path, std::string& text) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return fmt::format("cannot be opened: {}", std::strerror(errno));
-  text.resize(kFileBytesMax + 1);
-  size_t size = 0;
-  ssize_t got = 0;
-  while (size < text.size() && (got = read(fd, text.data() + size, text.size() - size)) != 0) {
-    if (got < 0 && errno != EINTR) break;
-    if (got > 0) size += static_cast<size_t>(got);
-  }
-  const int read_error = got < 0 ? errno : 0;
-  close(fd);
-  text.resize(size);
-  if (read_error == EISDIR) return "is a directory; expected a TOML file";
-  if (read_error != 0) return fmt::format("cannot be read: {}", std::strerror(read_error));
-  if (size > kFileBytesMax) return fmt::format("expected at most {} bytes", kFileBytesMax);
-  return "";
-}
-
 }  // namespace
 
-LoadedConfig load_config(const std::string& path, std::string_view db_uri_override) {
+std::string check_backend_name(std::string_view name) {
+  if (!name.empty() && name.size() <= kNameBytesMax && is_printable(name)) return "";
+  return fmt::format("expected a name of 1 to {} bytes without control characters", kNameBytesMax);
+}
+
+std::string check_backend_token(std::string_view token) {
+  const bool is_plain =
+      std::all_of(token.begin(), token.end(), [](char c) { return c >= 0x21 && c <= 0x7e; });
+  if (is_plain && token.size() <= kTokenBytesMax) return "";
+  return fmt::format("expected at most {} characters, ASCII without blanks and control characters",
+                     kTokenBytesMax);
+}
+
+std::string warn_of_base_path(const Backend& backend) {
+  if (!backend.base_path.ends_with("/v1")) return "";
+  return "requests will go to .../v1/v1/...: the request's own path, /v1 included, follows the url";
+}
+
+LoadedConfig load_config(const std::string& path, std::string_view db_uri_override,
+                         const ValueChecks& checks) {
   std::string text;
-  if (std::string reason = read_whole_file(path, text); !reason.empty()) {
+  if (std::string reason = read_regular_file(path, kFileBytesMax, text); !reason.empty()) {
     return failed({true, 0, 0, "", std::move(reason)});
   }
-  return parse_config(text, path, db_uri_override);
+  return parse_config(text, path, db_uri_override, checks);
 }
 
 LoadedConfig parse_config(std::string_view text, const std::string& path,
-                          std::string_view db_uri_override) {
+                          std::string_view db_uri_override, const ValueChecks& checks) {
   if (const int line = find_long_line(text); line > 0) {
     return failed(
         {true, line, 1, "", fmt::format("expected lines of at most {} bytes", kLineBytesMax)});
@@ -300,8 +293,9 @@ LoadedConfig parse_config(std::string_view text, const std::string& path,
   auto config = std::make_shared<Config>();
   config->path = path;
   LoadedConfig loaded;
-  read_file(root, *config, loaded.problems);
-  resolve_defaults(*config, db_uri_override, loaded.problems);
+  read_file(root, *config, checks, loaded.problems);
+  resolve_threads(*config);
+  resolve_database(*config, db_uri_override, checks, loaded.problems);
   std::stable_sort(loaded.problems.begin(), loaded.problems.end(),
                    [](const auto& a, const auto& b) {
                      return std::tie(a.line, a.column) < std::tie(b.line, b.column);

@@ -1,6 +1,7 @@
 // Tests of config/load.cc: every kind of mistake with its line, and the files that must load.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -124,7 +125,7 @@ timeout_write = 21
 url = "http://h:1/p/"
 token = ""
 verify_ssl = false
-ca_file = "/dev/null"
+ca_file = "config.toml"
 usage = "continuous"
 [backends."a.b \"c\""]
 url = "http://h"
@@ -155,7 +156,7 @@ TEST(ParseConfig, EverySettingArrives) {
   EXPECT_EQ(backend.base_path, "/p");
   EXPECT_EQ(backend.token, "");
   EXPECT_FALSE(backend.verify_ssl);
-  EXPECT_EQ(backend.ca_file, "/dev/null");
+  EXPECT_EQ(backend.ca_file, "config.toml");
   EXPECT_EQ(backend.usage, UsagePolicy::kContinuous);
   EXPECT_EQ(config.backends.at("a.b \"c\"").token, "!~");
   EXPECT_EQ(config.backends.at("a.b \"c\"").usage, UsagePolicy::kAsIs);
@@ -217,6 +218,12 @@ TEST(ParseConfig, BadSettings) {
        "c.toml:1:19: error: timeout_connect: expected seconds, 0.01 to 600, found inf\n"},
       {"timeout_connect = nan",
        "c.toml:1:19: error: timeout_connect: expected seconds, 0.01 to 600, found nan\n"},
+      {"timeout_connect = 9223372036854775807",
+       "c.toml:1:19: error: timeout_connect: expected seconds, 0.01 to 600, found "
+       "9223372036854775807\n"},
+      {"timeout_connect = -9007199254740993",
+       "c.toml:1:19: error: timeout_connect: expected seconds, 0.01 to 600, found "
+       "-9007199254740993\n"},
       {"timeout_connect = true",
        "c.toml:1:19: error: timeout_connect: expected seconds, 0.01 to 600, found true or false\n"},
       {"timeout_connect = 1979-05-27",
@@ -231,9 +238,15 @@ TEST(ParseConfig, BadSettings) {
       {"host = \"0.0.0.0:80\"",
        "c.toml:1:8: error: host: expected an IPv4 or IPv6 address or a host name, without port or "
        "brackets\n"},
-      {"data_dir = \"\"", "c.toml:1:12: error: data_dir: expected a string that is not empty\n"},
-      {"data_dir = \"a\\u0000b\"",
-       "c.toml:1:12: error: data_dir: expected a string that is not empty\n"},
+      {"data_dir = \"\"",
+       "c.toml:1:12: error: data_dir: expected a string that is not empty and has no control "
+       "characters\n"},
+      {"data_dir = \"a\\nb\"",
+       "c.toml:1:12: error: data_dir: expected a string that is not empty and has no control "
+       "characters\n"},
+      {"data_dir = \"a\\u0085b\"",
+       "c.toml:1:12: error: data_dir: expected a string that is not empty and has no control "
+       "characters\n"},
       {"[db]\nuri = \"postgres://u:p@h/db\"",
        "c.toml:2:7: error: db.uri: expected mongodb://..., mongodb+srv://..., "
        "sqlite://relative/path or sqlite:///absolute/path\n"},
@@ -332,15 +345,23 @@ const Bad kBadBackends[] = {
     {"[backends.x]\nurl = \"http://h\"\ntoken = \"t\"\nca_file = \"/not/there\"",
      "c.toml:4:11: error: backends.x.ca_file: expected the path of a PEM file with the "
      "authorities "
-     "to trust; cannot be read: No such file or directory\n"},
+     "to trust; it cannot be opened: No such file or directory\n"},
+    {"[backends.x]\nurl = \"http://h\"\ntoken = \"t\"\nca_file = \"a\\u0000b\"",
+     "c.toml:4:11: error: backends.x.ca_file: expected the path of a PEM file with the "
+     "authorities "
+     "to trust; it cannot be opened: Invalid argument\n"},
+    {"[backends.x]\nurl = \"http://h\"\ntoken = \"t\"\nca_file = \"/dev/zero\"",
+     "c.toml:4:11: error: backends.x.ca_file: expected the path of a PEM file with the "
+     "authorities "
+     "to trust; it is a pipe, a socket or a device; expected a regular file\n"},
     {"[backends.x]\nurl = \"http://h\"\ntoken = \"t\"\nca_file = \"/\"",
      "c.toml:4:11: error: backends.x.ca_file: expected the path of a PEM file with the "
      "authorities "
-     "to trust; cannot be read: Is a directory\n"},
+     "to trust; it is a directory; expected a regular file\n"},
     {"[backends.x]\nurl = \"http://h\"\ntoken = \"t\"\nca_file = \"\"",
      "c.toml:4:11: error: backends.x.ca_file: expected the path of a PEM file with the "
      "authorities "
-     "to trust; cannot be read: No such file or directory\n"},
+     "to trust; it cannot be opened: No such file or directory\n"},
     {"[backends]\nx = \"http://h\"",
      "c.toml:2:5: error: backends.x: expected a table, written [backends.x], found a string\n"},
     {"backends = 5",
@@ -355,6 +376,9 @@ const Bad kBadBackends[] = {
      "c.toml:1:11: error: backends.\"a\\u0007\": expected a name of 1 to 256 bytes without "
      "control "
      "characters\n"},
+    {"[backends.\"a\\u009b\"]\nurl = \"http://h\"\ntoken = \"t\"",
+     "c.toml:1:11: error: backends.\"a\\u009b\": expected a name of 1 to 256 bytes without "
+     "control characters\n"},
     {"[backends.gpt-4.1]\nurl = \"http://h\"\ntoken = \"t\"\n"
      "[backends.gpt-4.1-mini]\nurl = \"http://h\"\ntoken = \"t\"",
      "c.toml:1:17: error: backends.gpt-4: a name with dots needs quotes: [backends.\"gpt-4.1\"]\n"
@@ -471,6 +495,50 @@ TEST(ParseConfig, EnvironmentOverridesTheDatabase) {
             "sqlite://relative/path or sqlite:///absolute/path in this environment variable\n");
 }
 
+constexpr ValueChecks kRefuseAll = {[](const std::string& uri) -> std::string {
+                                      return uri.ends_with("good") ? "" : "no such database";
+                                    },
+                                    [](const std::string& path) -> std::string {
+                                      return path == "LICENSE" ? "" : "holds no certificate";
+                                    }};
+
+TEST(ParseConfig, WhatOthersJudgeIsToldInItsPlaceAmongAllElse) {
+  const LoadedConfig loaded = parse_config(
+      "prot = 1\n[db]\nuri = \"mongodb://bad\"\n[backends.x]\nurl = \"http://h\"\ntoken = \"t\"\n"
+      "ca_file = \"config.toml\"\nusage = 1\n",
+      "c.toml", "mongodb://worse", kRefuseAll);
+  EXPECT_EQ(loaded.config, nullptr);
+  EXPECT_EQ(problems_of(loaded),
+            "c.toml: error: LLMPROXY_DB_URI: no such database\n"
+            "c.toml:1:1: error: prot: unknown key; did you mean `port`?\n"
+            "c.toml:3:7: error: db.uri: no such database\n"
+            "c.toml:7:11: error: backends.x.ca_file: expected the path of a PEM file with the "
+            "authorities to trust; it holds no certificate\n"
+            "c.toml:8:9: error: backends.x.usage: expected \"ask\", \"as_is\" or \"continuous\", "
+            "found a whole number\n");
+  EXPECT_EQ(problems_of(parse_config("[db]\nuri = \"mongodb://good\"\n" + std::string(kBackend) +
+                                         "ca_file = \"LICENSE\"\n",
+                                     "c.toml", "", kRefuseAll)),
+            "");
+  EXPECT_EQ(problems_of(parse_config("[db]\nuri = \"postgres://bad\"\n" + std::string(kBackend),
+                                     "c.toml", "", kRefuseAll)),
+            "c.toml:2:7: error: db.uri: expected mongodb://..., mongodb+srv://..., "
+            "sqlite://relative/path or sqlite:///absolute/path\n")
+      << "told once";
+}
+
+TEST(BackendRules, AreOfTheCommandLineToo) {
+  EXPECT_EQ(check_backend_name("it's \"a\" model/\xF0\x9F\xA6\x99"), "");
+  for (const std::string& name :
+       {std::string(), std::string(257, 'x'), std::string("a\nb"), std::string("a\xff")}) {
+    EXPECT_NE(check_backend_name(name), "") << name;
+  }
+  EXPECT_EQ(check_backend_token(""), "");
+  EXPECT_EQ(check_backend_token("!~"), "");
+  EXPECT_NE(check_backend_token("a b"), "");
+  EXPECT_NE(check_backend_token("a\r\nX: y"), "");
+}
+
 class LoadConfig : public testing::Test {
  protected:
   LoadConfig() {
@@ -504,10 +572,27 @@ TEST_F(LoadConfig, ReadsAFile) {
 
 TEST_F(LoadConfig, WhatIsNoFileHasItsOwnLine) {
   EXPECT_EQ(problem(dir_ / "none.toml"), "F: error: cannot be opened: No such file or directory");
-  EXPECT_EQ(problem(dir_), "F: error: is a directory; expected a TOML file");
+  EXPECT_EQ(problem(dir_), "F: error: is a directory; expected a regular file");
   EXPECT_EQ(problem(put("c.toml", "") + "/x"), "F: error: cannot be opened: Not a directory");
   EXPECT_EQ(problem(put("big.toml", std::string((1 << 20) + 1, '\n'))),
-            "F: error: expected at most 1048576 bytes");
+            "F: error: is too long; expected at most 1048576 bytes");
+}
+
+TEST_F(LoadConfig, NeverWaitsForAPipe) {
+  const std::string path = dir_ / "pipe";
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  const std::string expected = "F: error: is a pipe, a socket or a device; expected a regular file";
+  EXPECT_EQ(problem(path), expected);
+  EXPECT_EQ(problem("/dev/zero"), expected);
+}
+
+TEST_F(LoadConfig, OtherContentOfACaFileIsAnotherBackend) {
+  const std::string path = put("ca.pem", "one");
+  const std::string file = std::string(kBackend) + "ca_file = \"" + path + "\"\n";
+  const auto first = parse(file).config, same = parse(file).config;
+  EXPECT_EQ(compare_configs(*first, *same).changed, Names{});
+  put("ca.pem", "two");
+  EXPECT_EQ(compare_configs(*first, *parse(file).config).changed, Names{"x"});
 }
 
 TEST_F(LoadConfig, UnreadableFile) {

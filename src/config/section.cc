@@ -4,7 +4,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <optional>
+
+#include "base/text.h"
 
 namespace llmproxy {
 
@@ -77,14 +78,17 @@ std::string written_key(std::string_view key) {
   };
   if (!key.empty() && std::all_of(key.begin(), key.end(), is_bare)) return std::string(key);
   std::string quoted = "\"";
-  for (const char c : key) {
-    const auto code = static_cast<unsigned char>(c);
-    if (code < 0x20 || code == 0x7f) {
-      quoted += fmt::format("\\u{:04x}", code);
+  while (!key.empty()) {
+    size_t length = printable_length(key);
+    if (length == 0) {
+      // A key is UTF-8, so a control character is one byte, or a C2 and the code itself.
+      length = key.size() > 1 && key[0] == '\xc2' ? 2 : 1;
+      quoted += fmt::format("\\u{:04x}", static_cast<unsigned char>(key[length - 1]));
     } else {
-      if (c == '"' || c == '\\') quoted += '\\';
-      quoted += c;
+      if (key[0] == '"' || key[0] == '\\') quoted += '\\';
+      quoted += key.substr(0, length);
     }
+    key.remove_prefix(length);
   }
   return quoted + '"';
 }
@@ -171,12 +175,16 @@ void Section::get_seconds(const Setting& setting, Milliseconds& target) {
   const toml::node* const node = table_.get(setting.key);
   if (node == nullptr) return;
   const std::string expected = fmt::format("expected seconds, {}", setting.bounds());
-  const std::optional<double> value = node->is_number() ? node->value<double>() : std::nullopt;
-  if (!value) return report(setting.key, fmt::format("{}, found {}", expected, type_name(*node)));
-  if (!(*value >= setting.min && *value <= setting.max)) {  // so written, it refuses nan
-    return report(setting.key, fmt::format("{}, found {}", expected, *value));
-  }
-  target = Milliseconds(std::llround(*value * 1000));
+  const auto get_number = [&](const auto& number) {
+    const auto value = static_cast<double>(number);
+    if (!(value >= setting.min && value <= setting.max)) {  // so written, it refuses nan
+      return report(setting.key, fmt::format("{}, found {}", expected, number));
+    }
+    target = Milliseconds(std::llround(value * 1000));
+  };
+  if (const auto* const whole = node->as_integer()) return get_number(whole->get());
+  if (const auto* const fraction = node->as_floating_point()) return get_number(fraction->get());
+  report(setting.key, fmt::format("{}, found {}", expected, type_name(*node)));
 }
 
 void Section::get_string(const Setting& setting, std::string& target) {

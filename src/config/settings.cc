@@ -4,9 +4,9 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <array>
 
+#include "base/text.h"
 #include "config/url.h"
 
 namespace llmproxy {
@@ -24,11 +24,11 @@ constexpr double kMiB = 1024 * kKiB;
 constexpr double kGiB = 1024 * kMiB;
 
 bool is_plain_text(std::string_view text) {
-  return !text.empty() && std::none_of(text.begin(), text.end(),
-                                       [](unsigned char c) { return c < 0x20 || c == 0x7f; });
+  return !text.empty() && is_printable(text);
 }
 
-constexpr std::string_view kPlainText = "expected a string that is not empty";
+constexpr std::string_view kPlainText =
+    "expected a string that is not empty and has no control characters";
 
 const std::array kSettings{
     Setting{"", "log_level", kLive, &Config::log_level},
