@@ -89,6 +89,28 @@ BAD = {
     "backend no table": ("[backends]\nm = 1\n", 2, "backends.m", "table"),
 }
 
+# URIs that only the driver can judge, and those that it would misread.
+DATABASES = [
+    "mongodb://h:99999/",
+    "mongodb://h:0",
+    "mongodb://h:abc",
+    "mongodb:///",
+    "mongodb://%zz",
+    "mongodb://u:SEC%RET@h",
+    "mongodb://u:SEC@RETPW@h/",
+    "mongodb://u:SEC/RET@h/",
+    "mongodb://u:12/RET@h/",
+    "mongodb://u:SEC:RET@h/",
+    "mongodb://u:SEC,RET@h/",
+    "mongodb://u:SEC@RET,PW:1@h/",
+    "mongodb://u:SEC?RET@h/",
+    "mongodb://u:SEC#RET@h/",
+    "mongodb://h/?serverSelectionTimeoutMS=abc",
+    "mongodb://h/?tls=x",
+    "mongodb+srv://h1,h2",
+    "mongodb+srv://h:27017",
+]
+
 
 def write(tmp_path, text, name="config.toml"):
     path = tmp_path / name
@@ -118,6 +140,34 @@ def test_server_refuses_to_start_with_the_same_text(tmp_path, name):
     told = [line for line in (checked.stdout + checked.stderr).splitlines() if ": error: " in line]
     assert told and all(line in served.stderr for line in told), served.stderr
     assert "listening" not in served.stderr
+
+
+@pytest.mark.parametrize("uri", DATABASES)
+def test_bad_database_is_told_alike_and_without_its_password(tmp_path, uri):
+    path = write(tmp_path, f'[db]\nuri = "{uri}"\n' + GOOD)
+    checked = run("check", "-c", path, cwd=tmp_path)
+    assert checked.returncode == 78
+    assert checked.stderr.startswith(f"{path}:2:7: error: db.uri: MongoDB URI: ")
+    for arguments in (["keys", "list"], []):
+        done = run(*arguments, "-c", path, cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (78, "", checked.stderr)
+    good = write(tmp_path, GOOD, "good.toml")
+    told = checked.stderr.split("db.uri: ")[1]
+    done = run("-c", good, cwd=tmp_path, env={"LLMPROXY_DB_URI": uri})
+    assert done.returncode == 78 and done.stderr == f"{good}: error: LLMPROXY_DB_URI: {told}"
+    for piece in ("sec", "ret", "pw", "12"):
+        assert piece not in checked.stderr.replace(str(path), "").lower().replace("secret", "")
+
+
+@pytest.mark.parametrize("content", ["", "no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n"])
+def test_ca_file_without_certificate_is_told(tmp_path, content):
+    garbage = write(tmp_path, content, "garbage.pem")
+    path = write(tmp_path, GOOD + f'ca_file = "{garbage}"\n')
+    for arguments in (["check"], []):
+        done = run(*arguments, "-c", path, cwd=tmp_path)
+        assert done.returncode == 78
+        assert f"{path}:4:11: error: backends.m.ca_file: expected " in done.stderr
+        assert "no certificate that can be read" in done.stderr
 
 
 def test_every_error_is_told_at_once(tmp_path):

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from rig import sse
+from rig.ca import Authority
 from rig.wait import wait_until
 
 
@@ -32,6 +33,7 @@ BROKEN = {
     "bad url": '[backends.m]\nurl = "ftp://a"\ntoken = "x"\n',
     "unknown key": "prot = 1\n",
     "wrong type": 'port = "80"\n',
+    "no database URI": '[db]\nuri = "mongodb://u:SEC@RET@h"\n',
     "no file": None,
 }
 
@@ -204,6 +206,25 @@ def test_pipe_in_the_place_of_the_file_holds_nothing_up(proxy, backend):
     proxy.reload(backends={"m": {"token": "another"}})
     proxy.post()
     assert backend.requests[-1].header("Authorization") == "Bearer another"
+
+
+def test_other_content_of_a_ca_file_is_live(make_proxy, make_backend, tmp_path):
+    right, wrong = Authority(tmp_path, "right"), Authority(tmp_path, "wrong")
+    backend = make_backend(tls=right.server())
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(right.cert.read_bytes())
+    proxy = make_proxy({"m": {"url": backend.url(), "ca_file": str(trusted)}}, threads=1)
+    assert proxy.post().status == 200
+    trusted.write_bytes(wrong.cert.read_bytes())
+    proxy.reload()
+    assert proxy.post().status == 502, "neither the kept connection nor the old authority"
+    trusted.write_text("garbage")
+    before = len(proxy.lines(": error:"))
+    proxy.signal(signal.SIGHUP)
+    wait_until(lambda: len(proxy.lines(": error:")) > before, "the line of the error")
+    trusted.write_bytes(right.cert.read_bytes())
+    proxy.reload()
+    assert proxy.post().status == 200
 
 
 def test_live_settings(make_proxy, backend):

@@ -3,16 +3,34 @@
 
 #include <fmt/format.h>
 
-#include <cstdio>
 #include <cstdlib>
+#include <iostream>
+
+#include "db/open.h"
+#include "net/tls.h"
 
 namespace llmproxy {
+namespace {
 
-std::shared_ptr<const Config> load_config_or_report(const std::string& path) {
+std::string check_ca_file(const std::string& path) {
+  std::string error;
+  if (net::TlsContext::make(true, path, error) != nullptr) return "";
+  return fmt::format("holds no certificate that can be read: {}", error);
+}
+
+}  // namespace
+
+LoadedConfig load_whole_config(const std::string& path) {
   const char* const db_uri = std::getenv("LLMPROXY_DB_URI");
-  const LoadedConfig loaded = load_config(path, db_uri == nullptr ? "" : db_uri);
+  return load_config(path, db_uri == nullptr ? "" : db_uri, {check_database_uri, check_ca_file});
+}
+
+// Streams and not fmt::print, which throws when nothing can be written: a lost message changes no
+// exit code.
+std::shared_ptr<const Config> load_config_or_report(const std::string& path) {
+  const LoadedConfig loaded = load_whole_config(path);
   for (const ConfigProblem& problem : loaded.problems) {
-    fmt::print(stderr, "{}\n", format_problem(path, problem));
+    std::cerr << format_problem(path, problem) << '\n';
   }
   return loaded.config;
 }
@@ -21,7 +39,7 @@ int run_check(const std::string& config_path) {
   const std::shared_ptr<const Config> config = load_config_or_report(config_path);
   if (config == nullptr) return kExitConfig;
   const size_t count = config->backends.size();
-  fmt::print("{}: ok, {} backend{}\n", config_path, count, count == 1 ? "" : "s");
+  std::cout << fmt::format("{}: ok, {} backend{}\n", config_path, count, count == 1 ? "" : "s");
   return 0;
 }
 

@@ -11,8 +11,11 @@ namespace llmproxy {
 
 inline constexpr int kExitConfig = 78;  // EX_CONFIG of sysexits.h
 
-// Loads `path`; the database may be overridden by LLMPROXY_DB_URI. Prints errors and warnings on
-// stderr. Null when there was an error.
+// Loads `path` and has judged what only the database's driver and the TLS library can judge. The
+// database may be overridden by LLMPROXY_DB_URI.
+LoadedConfig load_whole_config(const std::string& path);
+
+// The same for a person: prints errors and warnings on stderr. Null when there was an error.
 std::shared_ptr<const Config> load_config_or_report(const std::string& path);
 
 // The subcommand `check`. Returns the exit code: 0, or kExitConfig.

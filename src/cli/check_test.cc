@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 
 namespace llmproxy {
 namespace {
@@ -32,7 +33,7 @@ class Check : public testing::Test {
     testing::internal::CaptureStdout();
     testing::internal::CaptureStderr();
     const int code = run_check(path_);
-    fflush(stdout);
+    std::cout.flush();
     const std::string out = testing::internal::GetCapturedStdout();
     const std::string err = testing::internal::GetCapturedStderr();
     return std::to_string(code) + "|" + out + "|" + err;
@@ -61,12 +62,27 @@ TEST_F(Check, EveryErrorIsPrinted) {
                 ":2:8: error: port: expected a whole number, 0 to 65535, found 99999\n");
 }
 
+TEST_F(Check, WhatDriverAndTlsRefuseIsToldInItsPlace) {
+  const std::string garbage = dir_ / "garbage.pem";
+  std::ofstream(garbage) << "no certificate at all\n";
+  EXPECT_EQ(check("prot = 1\n[db]\nuri = \"mongodb://u:SEC@h:99999/\"\n" + std::string(kOne) +
+                  "ca_file = \"" + garbage + "\"\n"),
+            "78||" + path_ + ":1:1: error: prot: unknown key; did you mean `port`?\n" + path_ +
+                ":3:7: error: db.uri: MongoDB URI: Invalid host string in URI\n" + path_ +
+                ":7:11: error: backends.x.ca_file: expected the path of a PEM file with the "
+                "authorities to trust; it holds no certificate that can be read: no certificate or "
+                "crl found\n");
+}
+
 TEST_F(Check, DatabaseFromTheEnvironment) {
   setenv("LLMPROXY_DB_URI", "sqlite://other.db", 1);
   std::ofstream(path_) << kOne;
   const auto config = load_config_or_report(path_);
   ASSERT_NE(config, nullptr);
   EXPECT_EQ(config->db_uri, "sqlite://other.db");
+  setenv("LLMPROXY_DB_URI", "mongodb://u:p/w@h/", 1);
+  EXPECT_TRUE(check(kOne).starts_with("78||" + path_ +
+                                      ": error: LLMPROXY_DB_URI: MongoDB URI: expected %40 for @"));
   setenv("LLMPROXY_DB_URI", "other.db", 1);
   EXPECT_TRUE(
       check(kOne).starts_with("78||" + path_ + ": error: LLMPROXY_DB_URI: expected mongodb"));

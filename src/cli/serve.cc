@@ -210,8 +210,7 @@ void Proxy::wait_for_signals() {
 }
 
 void Proxy::reload() {
-  const char* uri = std::getenv("LLMPROXY_DB_URI");
-  const LoadedConfig loaded = load_config(config_->path, uri != nullptr ? uri : "");
+  const LoadedConfig loaded = load_whole_config(config_->path);
   for (const ConfigProblem& problem : loaded.problems) {
     log_.write(problem.is_error ? LogLevel::kError : LogLevel::kWarning,
                format_problem(config_->path, problem));

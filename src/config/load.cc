@@ -171,7 +171,7 @@ void check_memory(Section& limits, const Limits& values) {
 }
 
 // "" or what is wrong with it.
-std::string check_database_uri(const std::string& uri, const ValueChecks& checks) {
+std::string judge_database_uri(const std::string& uri, const ValueChecks& checks) {
   return checks.database_uri == nullptr ? "" : checks.database_uri(uri);
 }
 
@@ -180,7 +180,7 @@ void resolve_database(Config& config, std::string_view db_uri_override, const Va
   if (!db_uri_override.empty()) {
     config.db_uri = db_uri_override;
     std::string text = is_database_uri(db_uri_override)
-                           ? check_database_uri(config.db_uri, checks)
+                           ? judge_database_uri(config.db_uri, checks)
                            : fmt::format("{} in this environment variable", kExpectedDatabaseUri);
     if (!text.empty()) {
       problems.push_back({true, 0, 0, std::string(kDatabaseVariable), std::move(text)});
@@ -208,7 +208,7 @@ void read_file(const toml::table& root, Config& config, const ValueChecks& check
     read_settings(section, name, config);
     if (name == "limits") check_memory(section, config.limits);
     if (name != "db" || config.db_uri.empty()) continue;
-    if (std::string text = check_database_uri(config.db_uri, checks); !text.empty()) {
+    if (std::string text = judge_database_uri(config.db_uri, checks); !text.empty()) {
       section.report("uri", std::move(text));
     }
   }

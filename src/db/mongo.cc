@@ -16,6 +16,7 @@
 #include "billing/object_id.h"
 #include "db/mongo_document.h"
 #include "db/mongo_reply.h"
+#include "db/mongo_uri.h"
 
 namespace llmproxy {
 namespace {
@@ -48,7 +49,6 @@ struct Destroy {
 };
 template <class T, void (*kDestroy)(T*)>
 using Owned = std::unique_ptr<T, Destroy<T, kDestroy>>;
-using Uri = Owned<mongoc_uri_t, mongoc_uri_destroy>;
 using Pool = Owned<mongoc_client_pool_t, mongoc_client_pool_destroy>;
 using Collection = Owned<mongoc_collection_t, mongoc_collection_destroy>;
 using Cursor = Owned<mongoc_cursor_t, mongoc_cursor_destroy>;
@@ -77,20 +77,6 @@ class Driver {
     if (users == 0) mongoc_cleanup();
   }
 };
-
-// The user's part of "mongodb://USER:PASSWORD@HOST", gone from whatever the driver says.
-std::string without_password(std::string text, std::string_view uri) {
-  const size_t start = uri.find("://");
-  const size_t end = uri.rfind('@');
-  if (start == std::string_view::npos || end == std::string_view::npos) return text;
-  const size_t colon = uri.find(':', start + 3);
-  if (colon == std::string_view::npos || colon + 1 >= end) return text;
-  const std::string_view password = uri.substr(colon + 1, end - colon - 1);
-  for (size_t at = text.find(password); at != std::string::npos; at = text.find(password, at + 3)) {
-    text.replace(at, password.size(), "***");
-  }
-  return text;
-}
 
 // A client of the pool for the length of one call.
 class Client {
@@ -123,7 +109,7 @@ void add_write_concern(BsonDocument& options) {
 
 class MongoDatabase final : public Database {
  public:
-  MongoDatabase(std::string text, Uri uri) : text_(std::move(text)), uri_(std::move(uri)) {
+  MongoDatabase(std::string text, MongoUri uri) : text_(std::move(text)), uri_(std::move(uri)) {
     ++Driver::instance().users;
   }
   ~MongoDatabase() override {
@@ -160,7 +146,7 @@ class MongoDatabase final : public Database {
                  const std::vector<Verdict>& verdicts, BatchResult& result);
 
   const std::string text_;
-  const Uri uri_;
+  const MongoUri uri_;
   std::mutex making_;          // held by the one thread that makes the pool
   MonotonicTime made_last_{};  // guarded by making_
   std::string make_problem_;   // guarded by making_
@@ -487,17 +473,14 @@ std::string MongoDatabase::check() {
 
 Result<std::unique_ptr<Database>> open_mongo(const std::string& uri) {
   Driver::instance();
-  bson_error_t error{};
-  Uri parsed(mongoc_uri_new_with_error(uri.c_str(), &error));
-  if (!parsed) {
-    return Error{.message = without_password(fmt::format("MongoDB URI: {}", error.message), uri)};
-  }
+  Result<MongoUri> parsed = parse_mongo_uri(uri);
+  if (!parsed) return Error{.message = "MongoDB URI: " + parsed.error().message};
   for (const auto& [option, milliseconds] : kTimeoutsMs) {
-    if (!mongoc_uri_has_option(parsed.get(), option)) {
-      mongoc_uri_set_option_as_int32(parsed.get(), option, milliseconds);
+    if (!mongoc_uri_has_option(parsed->get(), option)) {
+      mongoc_uri_set_option_as_int32(parsed->get(), option, milliseconds);
     }
   }
-  auto database = std::make_unique<MongoDatabase>(uri, std::move(parsed));
+  auto database = std::make_unique<MongoDatabase>(uri, std::move(*parsed));
   if (!uri.starts_with("mongodb+srv://")) {
     if (const std::string problem = database->make_pool(); !problem.empty()) {
       return Error{.message = "MongoDB URI: " + problem};

@@ -8,9 +8,23 @@
 
 namespace llmproxy {
 
+namespace {
+
+bool is_mongo(std::string_view uri) {
+  return uri.starts_with("mongodb://") || uri.starts_with("mongodb+srv://");
+}
+
+}  // namespace
+
+std::string check_database_uri(const std::string& uri) {
+  if (!is_mongo(uri)) return "";        // a path: what is wrong with it shows when it is opened
+  const auto opened = open_mongo(uri);  // which only reads the URI
+  return opened ? "" : opened.error().message;
+}
+
 Result<std::unique_ptr<Database>> open_database(const std::string& uri) {
   constexpr std::string_view kSqlite = "sqlite://";
-  if (uri.starts_with("mongodb://") || uri.starts_with("mongodb+srv://")) return open_mongo(uri);
+  if (is_mongo(uri)) return open_mongo(uri);
   if (uri.starts_with(kSqlite)) return open_sqlite(uri.substr(kSqlite.size()));
   return Error{.message =
                    "a database is named by mongodb://..., mongodb+srv://... or sqlite://PATH"};

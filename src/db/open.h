@@ -1,4 +1,4 @@
-// Opens the database that a URI names. The only header of db/ that others include.
+// Reads the URI of a database and opens what it names. The only header of db/ that others include.
 #pragma once
 
 #include <memory>
@@ -8,6 +8,10 @@
 #include "billing/database.h"
 
 namespace llmproxy {
+
+// "" or what is wrong with the URI. Asks no server and opens no file; tells nothing of a user name
+// or password.
+std::string check_database_uri(const std::string& uri);
 
 // mongodb:// and mongodb+srv://: never fails because a server is down, only on a URI that cannot be
 // read. sqlite://PATH: creates the file (0600) and its directory (0700) where they are missing;

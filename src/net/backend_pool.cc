@@ -13,7 +13,8 @@
 namespace llmproxy::net {
 
 Origin Origin::of(const Backend& backend) {
-  return {backend.host, backend.port, backend.is_https, backend.verify_ssl, backend.ca_file};
+  return {backend.host,       backend.port,    backend.is_https,
+          backend.verify_ssl, backend.ca_file, backend.ca_digest};
 }
 
 BackendPool::BackendPool(Loop& loop, Resolver& resolver, BlockPool& blocks, Milliseconds sweep)
@@ -74,7 +75,7 @@ void BackendPool::on_deadline() {
 }
 
 TlsContext* BackendPool::find_context(const Origin& origin, std::string& error) {
-  auto& context = contexts_[{origin.verify_ssl, origin.ca_file}];
+  auto& context = contexts_[{origin.verify_ssl, origin.ca_file, origin.ca_digest}];
   if (context == nullptr) context = TlsContext::make(origin.verify_ssl, origin.ca_file, error);
   return context.get();
 }

@@ -7,8 +7,10 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
+#include "base/digest.h"
 #include "config/config.h"
 #include "net/address.h"
 #include "net/buffer.h"
@@ -25,6 +27,7 @@ struct Origin {
   bool is_https = false;
   bool verify_ssl = true;
   std::string ca_file;
+  Sha256 ca_digest{};
 
   auto operator<=>(const Origin&) const = default;
   static Origin of(const Backend& backend);
@@ -98,7 +101,8 @@ class BackendPool final : Timer {
   Resolver& resolver_;
   BlockPool& blocks_;
   std::map<Origin, Place> places_;
-  std::map<std::pair<bool, std::string>, std::unique_ptr<TlsContext>> contexts_;
+  // By verify_ssl, ca_file and ca_digest.
+  std::map<std::tuple<bool, std::string, Sha256>, std::unique_ptr<TlsContext>> contexts_;
   const Milliseconds sweep_;
   bool is_armed_ = false;
 };

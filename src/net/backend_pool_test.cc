@@ -56,6 +56,9 @@ Task<void> reuse(Loop& loop) {
   Backend verifying = backend;
   verifying.is_https = true;
   EXPECT_EQ(pool.take_idle(verifying), nullptr);
+  Backend trusting_others = backend;
+  trusting_others.ca_digest[0] = 1;
+  EXPECT_EQ(pool.take_idle(trusting_others), nullptr);
   Backend same = backend;
   same.name = "another model";
   auto taken = pool.take_idle(same);

@@ -5,7 +5,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 
-#include <array>
+#include <system_error>
 #include <utility>
 
 #include "base/check.h"
@@ -21,11 +21,13 @@ int on_new_session(ssl_st* ssl, ssl_session_st* session) {
   return 1;  // the reference is ours now
 }
 
-std::string last_error() {
-  std::array<char, 256> text{};
-  ERR_error_string_n(ERR_peek_last_error(), text.data(), text.size());
+// The first of the errors that are queued: the others tell only who passed it on.
+std::string first_error() {
+  const unsigned long code = ERR_peek_error();
   ERR_clear_error();
-  return text.data();
+  if (ERR_SYSTEM_ERROR(code)) return std::generic_category().message(ERR_GET_REASON(code));
+  const char* const reason = ERR_reason_error_string(code);
+  return reason == nullptr ? "unknown error" : reason;
 }
 
 }  // namespace
@@ -48,10 +50,11 @@ std::unique_ptr<TlsContext> TlsContext::make(bool verify, const std::string& ca_
   SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
   SSL_CTX_sess_set_new_cb(context, on_new_session);
   if (!verify) return made;
+  ERR_clear_error();
   const int loaded = ca_file.empty() ? SSL_CTX_set_default_verify_paths(context)
                                      : SSL_CTX_load_verify_file(context, ca_file.c_str());
   if (loaded == 1) return made;
-  error = last_error();
+  error = first_error();
   return nullptr;
 }
 
