@@ -15,8 +15,9 @@ std::string check_database_uri(const std::string& uri);
 
 // mongodb:// and mongodb+srv://: never fails because a server is down, only on a URI that cannot be
 // read. sqlite://PATH: creates the file (0600) and its directory (0700) where they are missing;
-// fails when it cannot, or when the file holds something else. The Error's message is for people
-// and holds no password.
+// fails when it cannot, or when the file holds something else. A file that another program holds is
+// opened by the first call that finds it free. The Error's message is for people and holds no
+// password.
 Result<std::unique_ptr<Database>> open_database(const std::string& uri);
 
 }  // namespace llmproxy

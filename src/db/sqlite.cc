@@ -1,7 +1,8 @@
 // Keys and events in an SQLite file. Two connections, so that a look-up does not queue behind a
 // commit. Rollback journal, not WAL: SQLite 3.40 can lose commits when two processes write in WAL
 // mode; TRUNCATE, not DELETE: an unlinked journal may come back after a power cut and roll a
-// durable batch back.
+// durable batch back. A file that another program holds is opened later, by the first call that
+// finds it free.
 #include "db/sqlite.h"
 
 #include <fcntl.h>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -36,13 +38,22 @@ bool is_busy(int code) {
 // One connection and who may use it now. Calls of several threads take turns.
 class Connection {
  public:
-  explicit Connection(SqliteHandle handle) : handle_(std::move(handle)) {}
+  void open(SqliteHandle handle) {
+    const std::lock_guard lock(mutex_);
+    handle_ = std::move(handle);
+  }
+  // It is not open yet, and why. run() is busy as long as that is so.
+  void set_problem(const std::string& problem) {
+    const std::lock_guard lock(mutex_);
+    error_ = problem;
+  }
 
   // Runs `work(handle)`, which returns SQLITE_DONE or an error; again while the file is busy. A
   // transaction that `work` left open is rolled back.
   template <class Work>
   int run(Work&& work) {
     const std::lock_guard lock(mutex_);
+    if (handle_ == nullptr) return SQLITE_BUSY;
     int code = SQLITE_ERROR;
     for (int i = 0; i < kTriesMax; ++i) {
       code = work(handle_.get());
@@ -62,7 +73,7 @@ class Connection {
 
  private:
   std::mutex mutex_;
-  SqliteHandle handle_;  // guarded by mutex_
+  SqliteHandle handle_;  // guarded by mutex_; null until open()
   std::string error_;    // guarded by mutex_
 };
 
@@ -71,10 +82,128 @@ int execute(sqlite3* handle, const char* sql) {
   return code == SQLITE_OK ? SQLITE_DONE : code;
 }
 
+// A statement that reads every column of a table.
+constexpr std::pair<const char*, const char*> kTables[] = {
+    {"api_keys", "SELECT id, access_level, secret, user_id, date_expiry, comment FROM api_keys"},
+    {"events_completion",
+     "SELECT id, date_created, user_id, api_key_id, model, prompt_n, completion_n"
+     " FROM events_completion"},
+};
+
+// The files of the original's later versions, which have this schema version too: ours go beside.
+constexpr const char* kCountOriginals =
+    "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('api_key', "
+    "'event_oneoff')";
+
+// How many of our tables are there; their columns are looked at too. SQLITE_DONE or an error.
+int count_tables(sqlite3* handle, size_t& tables, std::string& problem) {
+  for (const auto& [name, columns] : kTables) {
+    SqliteStatement table(handle, "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1");
+    table.bind(1, name);
+    int step = table.step();
+    if (step == SQLITE_DONE) continue;
+    if (step != SQLITE_ROW) return step;
+    ++tables;
+    step = SqliteStatement(handle, columns).step();
+    if (is_busy(step)) return step;
+    if (step != SQLITE_ROW && step != SQLITE_DONE) problem = sqlite3_errmsg(handle);
+  }
+  return SQLITE_DONE;
+}
+
+// What the file is, from reading alone: others' files stay as they are. SQLITE_DONE, or why it
+// could not be read. `problem`: why it cannot be ours. A table with other columns shows here and
+// not in the middle of a request.
+int look(sqlite3* handle, std::string& problem, bool& has_schema) {
+  int64_t version = 0, entries = 0;
+  {
+    SqliteStatement query(handle,
+                          "SELECT user_version, (SELECT count(*) FROM sqlite_master)"
+                          " FROM pragma_user_version");
+    if (const int step = query.step(); step != SQLITE_ROW) return step;
+    version = query.number(0);
+    entries = query.number(1);
+  }
+  size_t tables = 0;
+  if (const int code = count_tables(handle, tables, problem); code != SQLITE_DONE) return code;
+  has_schema = tables == std::size(kTables);
+  if (!problem.empty()) return SQLITE_DONE;
+  if (tables == 0 && entries > 0) {
+    SqliteStatement originals(handle, kCountOriginals);
+    if (const int step = originals.step(); step != SQLITE_ROW) return step;
+    if (version != kSchemaVersion || originals.number(0) != 2) {
+      problem = "it is an SQLite file of another program";
+    }
+  } else if (version != kSchemaVersion && (version != 0 || entries > 0)) {
+    problem = fmt::format("it has schema version {}, this program knows version {}", version,
+                          kSchemaVersion);
+  }
+  return SQLITE_DONE;
+}
+
+// In one transaction, and only where nobody else has done it meanwhile. The caller closes a handle
+// on which this failed, and so rolls it back.
+int create_schema(sqlite3* handle, std::string& problem) {
+  int code = execute(handle, "BEGIN IMMEDIATE");
+  bool has_schema = false;
+  if (code == SQLITE_DONE) code = look(handle, problem, has_schema);
+  if (code != SQLITE_DONE || !problem.empty()) return code;
+  code = execute(handle, kSchema);
+  return code == SQLITE_DONE ? execute(handle, "COMMIT") : code;
+}
+
+int set_journal(sqlite3* handle) {
+  const int code = execute(handle, "PRAGMA synchronous = FULL");
+  if (code != SQLITE_DONE) return code;
+  SqliteStatement journal(handle, "PRAGMA journal_mode = TRUNCATE");
+  if (const int step = journal.step(); step != SQLITE_ROW) return step;
+  // It stays what it was while another program uses the file in WAL mode.
+  return journal.text(0) == "truncate" ? SQLITE_DONE : SQLITE_BUSY;
+}
+
+int prepare(sqlite3* handle, std::string& problem) {
+  sqlite3_extended_result_codes(handle, 1);
+  sqlite3_busy_timeout(handle, kBusyTimeoutMs);
+  bool has_schema = false;
+  int code = look(handle, problem, has_schema);
+  if (code != SQLITE_DONE || !problem.empty()) return code;
+  code = set_journal(handle);
+  return code == SQLITE_DONE && !has_schema ? create_schema(handle, problem) : code;
+}
+
+// Two connections to one file, or why there are none.
+struct Opened {
+  std::array<SqliteHandle, 2> handles;
+  std::string problem;
+  bool is_busy = false;  // another program holds the file: it may be free later
+};
+
+Opened open_file(const std::string& path) {
+  Opened opened;
+  for (SqliteHandle& handle : opened.handles) {
+    sqlite3* raw = nullptr;
+    int code =
+        sqlite3_open_v2(path.c_str(), &raw, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, nullptr);
+    handle.reset(raw);
+    if (code == SQLITE_OK) code = prepare(raw, opened.problem);
+    opened.is_busy = is_busy(code);
+    if (opened.is_busy) {
+      opened.problem = fmt::format("another program holds it: {}", sqlite3_errstr(code));
+    } else if (code != SQLITE_DONE && opened.problem.empty()) {
+      opened.problem = raw ? sqlite3_errmsg(raw) : "out of memory";
+    }
+    if (!opened.problem.empty()) break;
+  }
+  return opened;
+}
+
 class SqliteDatabase final : public Database {
  public:
-  SqliteDatabase(std::string path, SqliteHandle reader, SqliteHandle writer)
-      : path_(std::move(path)), reader_(std::move(reader)), writer_(std::move(writer)) {}
+  explicit SqliteDatabase(std::string path) : path_(std::move(path)) {}
+
+  // "" when the file is open or busy, in which case each call tries again. Else why it can never
+  // be.
+  std::string open();
 
   KeyLookup find_key(std::string_view secret_hex, std::string_view access_level,
                      WallMs now) override;
@@ -86,22 +215,54 @@ class SqliteDatabase final : public Database {
   std::string check() override;
 
  private:
+  template <class Work>
+  int run(Connection& connection, Work&& work) {
+    if (!is_open_) open_again();
+    return connection.run(std::forward<Work>(work));
+  }
+  void open_again();
   Error unavailable(Connection& connection) {
     return {.status = kUnavailableStatus,
             .message = fmt::format("{}: {}", path_, connection.error())};
   }
 
   const std::string path_;
+  std::mutex opening_;  // held by the one thread that tries
+  std::atomic<bool> is_open_{false};
   Connection reader_;
   Connection writer_;
   ObjectIdMint mint_;
 };
 
+std::string SqliteDatabase::open() {
+  Opened opened = open_file(path_);
+  if (opened.problem.empty()) {
+    reader_.open(std::move(opened.handles[0]));
+    writer_.open(std::move(opened.handles[1]));
+    is_open_ = true;
+    return "";
+  }
+  reader_.set_problem(opened.problem);
+  writer_.set_problem(opened.problem);
+  return opened.is_busy ? "" : opened.problem;
+}
+
+// The other threads do not queue behind the one that tries.
+void SqliteDatabase::open_again() {
+  const std::unique_lock lock(opening_, std::try_to_lock);
+  if (!lock) return;
+  for (int i = 0; i < kTriesMax && !is_open_; ++i) {
+    if (!open().empty()) return;
+  }
+}
+
 KeyLookup judge(const SqliteStatement& row, WallMs now) {
   using State = KeyLookup::State;
   const std::optional<std::string> id = row.text(0), user = row.text(1), expiry = row.text(2);
   if (!id) return {.state = State::kUnusable, .detail = "a row of api_keys has no id"};
-  if (!user) return {.state = State::kUnusable, .detail = fmt::format("key {}: no user_id", *id)};
+  if (!user || user->empty()) {
+    return {.state = State::kUnusable, .detail = fmt::format("key {}: no user_id", *id)};
+  }
   KeyLookup found{.state = State::kFound};
   found.key.id = *id;
   found.key.user_id.text = *user;
@@ -119,7 +280,7 @@ KeyLookup judge(const SqliteStatement& row, WallMs now) {
 KeyLookup SqliteDatabase::find_key(std::string_view secret_hex, std::string_view access_level,
                                    WallMs now) {
   KeyLookup found;
-  const int code = reader_.run([&](sqlite3* handle) {
+  const int code = run(reader_, [&](sqlite3* handle) {
     SqliteStatement query(handle,
                           "SELECT id, user_id, date_expiry FROM api_keys"
                           " WHERE secret = ?1 AND access_level = ?2");
@@ -184,7 +345,7 @@ int insert_events(sqlite3* handle, std::span<const Event> events, BatchResult& r
 
 BatchResult SqliteDatabase::write_events(std::span<const Event> events) {
   BatchResult result;
-  const int code = writer_.run([&](sqlite3* handle) {
+  const int code = run(writer_, [&](sqlite3* handle) {
     result = {};
     int step = execute(handle, "BEGIN IMMEDIATE");
     if (step == SQLITE_DONE) step = insert_events(handle, events, result);
@@ -197,7 +358,7 @@ BatchResult SqliteDatabase::write_events(std::span<const Event> events) {
 Result<std::string> SqliteDatabase::create_key(const NewKey& key) {
   const std::string id = mint_.mint(wall_now_ms()).hex();
   const std::string expires = key.expires ? format_utc(*key.expires) : "";
-  const int code = writer_.run([&](sqlite3* handle) {
+  const int code = run(writer_, [&](sqlite3* handle) {
     SqliteStatement insert(handle,
                            "INSERT INTO api_keys(id, access_level, secret, user_id, date_expiry,"
                            " comment) VALUES(?1, ?2, ?3, ?4, ?5, ?6)");
@@ -218,7 +379,7 @@ Result<std::string> SqliteDatabase::create_key(const NewKey& key) {
 
 Result<std::vector<KeyRecord>> SqliteDatabase::list_keys() {
   std::vector<KeyRecord> keys;
-  const int code = reader_.run([&](sqlite3* handle) {
+  const int code = run(reader_, [&](sqlite3* handle) {
     keys.clear();
     SqliteStatement query(handle,
                           "SELECT id, access_level, user_id, date_expiry, comment FROM api_keys"
@@ -243,7 +404,7 @@ Result<std::vector<KeyRecord>> SqliteDatabase::list_keys() {
 Result<bool> SqliteDatabase::set_key_expiry(std::string_view id, std::optional<WallMs> when) {
   const std::string text = when ? format_utc(*when) : "";
   bool is_there = false;
-  const int code = writer_.run([&](sqlite3* handle) {
+  const int code = run(writer_, [&](sqlite3* handle) {
     SqliteStatement update(handle, "UPDATE api_keys SET date_expiry = ?2 WHERE id = ?1");
     update.bind(1, id);
     if (when) update.bind(2, text);
@@ -257,7 +418,7 @@ Result<bool> SqliteDatabase::set_key_expiry(std::string_view id, std::optional<W
 
 Result<bool> SqliteDatabase::delete_key(std::string_view id) {
   bool is_there = false;
-  const int code = writer_.run([&](sqlite3* handle) {
+  const int code = run(writer_, [&](sqlite3* handle) {
     SqliteStatement remove(handle, "DELETE FROM api_keys WHERE id = ?1");
     remove.bind(1, id);
     const int step = remove.step();
@@ -269,7 +430,7 @@ Result<bool> SqliteDatabase::delete_key(std::string_view id) {
 }
 
 std::string SqliteDatabase::check() {
-  const int code = reader_.run([](sqlite3* handle) {
+  const int code = run(reader_, [](sqlite3* handle) {
     SqliteStatement query(handle, "SELECT count(*) FROM api_keys");
     return query.step() == SQLITE_ROW ? query.step() : sqlite3_errcode(handle);
   });
@@ -286,87 +447,15 @@ std::string create_file(const std::filesystem::path& path) {
   for (const auto& part : path.parent_path()) {
     directory /= part;
     if (mkdir(directory.c_str(), 0700) == 0 || errno == EEXIST || errno == EISDIR) continue;
+    const int reason = errno;
     std::error_code ignored;  // a read-only or foreign parent that is there is none of our business
     if (std::filesystem::is_directory(directory, ignored)) continue;
-    return fmt::format("cannot create {}: {}", directory.native(), std::strerror(errno));
+    return fmt::format("cannot create {}: {}", directory.native(), std::strerror(reason));
   }
   const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (file < 0) return std::strerror(errno);
   close(file);
   return "";
-}
-
-// 0 with tables in it is somebody else's file.
-std::string check_version(sqlite3* handle) {
-  SqliteStatement query(handle,
-                        "SELECT user_version, (SELECT count(*) FROM sqlite_master)"
-                        " FROM pragma_user_version");
-  if (query.step() != SQLITE_ROW) return sqlite3_errmsg(handle);
-  const int64_t version = query.number(0);
-  if (version == kSchemaVersion || (version == 0 && query.number(1) == 0)) return "";
-  if (version == 0) return "it is an SQLite file of another program";
-  return fmt::format("it has schema version {}, this program knows version {}", version,
-                     kSchemaVersion);
-}
-
-// A table of that name with other columns shows here and not in the middle of a request.
-std::string check_tables(sqlite3* handle) {
-  for (const char* sql :
-       {"SELECT id, access_level, secret, user_id, date_expiry, comment FROM api_keys",
-        "SELECT id, date_created, user_id, api_key_id, model, prompt_n,"
-        " completion_n FROM events_completion"}) {
-    SqliteStatement query(handle, sql);
-    const int step = query.step();
-    if (step != SQLITE_ROW && step != SQLITE_DONE) return sqlite3_errmsg(handle);
-  }
-  return "";
-}
-
-bool is_current(sqlite3* handle) {
-  SqliteStatement query(handle, "PRAGMA user_version");
-  return query.step() == SQLITE_ROW && query.number(0) == kSchemaVersion &&
-         check_tables(handle).empty();
-}
-
-Result<SqliteHandle> connect(const std::string& path) {
-  sqlite3* raw = nullptr;
-  const int opened =
-      sqlite3_open_v2(path.c_str(), &raw, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, nullptr);
-  SqliteHandle handle(raw);
-  if (opened != SQLITE_OK) return cannot_open(path, raw ? sqlite3_errmsg(raw) : "out of memory");
-  sqlite3_extended_result_codes(raw, 1);
-  sqlite3_busy_timeout(raw, kBusyTimeoutMs);
-  if (execute(raw, "PRAGMA synchronous = FULL") != SQLITE_DONE) {
-    return cannot_open(path, sqlite3_errmsg(raw));
-  }
-  for (int i = 0; i < kTriesMax; ++i) {
-    SqliteStatement journal(raw, "PRAGMA journal_mode = TRUNCATE");
-    const int step = journal.step();
-    if (is_busy(step)) continue;
-    if (step != SQLITE_ROW) return cannot_open(path, sqlite3_errmsg(raw));
-    if (journal.text(0) == "truncate") return handle;
-  }
-  return cannot_open(path, "another program holds it (in WAL mode, or locked)");
-}
-
-// Writes nothing where all is there, so that opening does not wait for a running proxy's commits.
-std::string create_schema(sqlite3* handle) {
-  std::string problem;
-  if (is_current(handle)) return "";
-  for (int i = 0; i < kTriesMax; ++i) {
-    int code = execute(handle, "BEGIN IMMEDIATE");
-    if (code == SQLITE_DONE) {
-      problem = check_version(handle);
-      if (problem.empty()) code = execute(handle, kSchema);
-      if (problem.empty() && code == SQLITE_DONE) code = execute(handle, "COMMIT");
-    }
-    const std::string error = sqlite3_errmsg(handle);
-    if (sqlite3_get_autocommit(handle) == 0) execute(handle, "ROLLBACK");
-    if (!problem.empty()) return problem;
-    if (code == SQLITE_DONE) return check_tables(handle);
-    if (!is_busy(code)) return error;
-  }
-  return "another program holds it";
 }
 
 }  // namespace
@@ -381,17 +470,11 @@ Result<std::unique_ptr<Database>> open_sqlite(const std::string& path) {
   if (const std::string problem = create_file(absolute); !problem.empty()) {
     return cannot_open(name, problem);
   }
-  std::array<SqliteHandle, 2> handles;
-  for (SqliteHandle& handle : handles) {
-    Result<SqliteHandle> connected = connect(name);
-    if (!connected) return std::move(connected.error());
-    handle = std::move(*connected);
-  }
-  if (const std::string problem = create_schema(handles[0].get()); !problem.empty()) {
+  auto database = std::make_unique<SqliteDatabase>(name);
+  if (const std::string problem = database->open(); !problem.empty()) {
     return cannot_open(name, problem);
   }
-  return std::unique_ptr<Database>(
-      std::make_unique<SqliteDatabase>(name, std::move(handles[0]), std::move(handles[1])));
+  return std::unique_ptr<Database>(std::move(database));
 }
 
 }  // namespace llmproxy

@@ -2,6 +2,7 @@
 // another.
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <sstream>
@@ -41,6 +42,10 @@ class SqliteTest : public testing::Test {
     const SqliteHandle handle = other();
     SqliteStatement query(handle.get(), sql);
     return query.step() == SQLITE_ROW ? query.text(0).value_or("NULL") : "no row";
+  }
+  std::string bytes() {
+    std::ifstream stream(file_.path(), std::ios::binary);
+    return {std::istreambuf_iterator<char>(stream), {}};
   }
   std::unique_ptr<Database> open() {
     auto opened = open_database(file_.uri());
@@ -129,28 +134,58 @@ TEST_F(SqliteTest, ComparesExpiryAsTimeInBothSpellings) {
   }
 }
 
-TEST_F(SqliteTest, RefusesAnotherVersion) {
+TEST_F(SqliteTest, AUserWhoIsEmptyIsNone) {
+  const auto database = open();
+  run("INSERT INTO api_keys VALUES('k1', 'COMPLETION', 'hash', '', NULL, NULL)");
+  const KeyLookup found = database->find_key("hash", "COMPLETION", kNow);
+  EXPECT_EQ(found.state, State::kUnusable);
+  EXPECT_NE(found.detail.find("k1"), std::string::npos) << found.detail;
+}
+
+// Files that it must not take for its own stay as they are, to the byte.
+TEST_F(SqliteTest, RefusesWhatIsNotItsOwnAndLeavesIt) {
+  const struct {
+    const char* sql;
+    const char* problem;
+  } cases[] = {
+      {"CREATE TABLE bookmarks(url TEXT)", "another program"},
+      {"CREATE TABLE bookmarks(url TEXT); PRAGMA user_version = 1", "another program"},
+      {"CREATE TABLE bookmarks(url TEXT); PRAGMA user_version = 7", "another program"},
+      {"CREATE TABLE api_key(id TEXT); PRAGMA user_version = 1", "another program"},
+      {"PRAGMA user_version = 2", "schema version 2"},
+      {"CREATE TABLE api_keys(id TEXT, hash TEXT); PRAGMA user_version = 1", "access_level"},
+      {"CREATE TABLE events_completion(id TEXT); PRAGMA user_version = 1", "date_created"},
+  };
+  for (const auto& one : cases) {
+    for (const char* journal : {"DELETE", "PERSIST", "WAL"}) {
+      std::filesystem::remove(file_.path());
+      run("PRAGMA journal_mode = " + std::string(journal) + ";" + one.sql);
+      const std::string before = bytes();
+      EXPECT_NE(refusal(file_.uri()).find(one.problem), std::string::npos)
+          << one.sql << ": " << refusal(file_.uri());
+      EXPECT_EQ(bytes(), before) << one.sql << " " << journal;
+    }
+  }
+}
+
+TEST_F(SqliteTest, RefusesALaterVersionOfItself) {
   open();
   run("PRAGMA user_version = 2");
   EXPECT_NE(refusal(file_.uri()).find("schema version 2"), std::string::npos)
       << refusal(file_.uri());
 }
 
-TEST_F(SqliteTest, RefusesTheFileOfAnotherProgramAndLeavesIt) {
-  run("CREATE TABLE bookmarks(url TEXT)");
-  EXPECT_NE(refusal(file_.uri()).find("another program"), std::string::npos);
-  EXPECT_EQ(ask("SELECT count(*) FROM sqlite_master"), "1");
-}
-
-TEST_F(SqliteTest, RefusesTablesWithOtherColumns) {
-  run("CREATE TABLE api_keys(id TEXT, hash TEXT); PRAGMA user_version = 1");
-  EXPECT_NE(refusal(file_.uri()).find("access_level"), std::string::npos) << refusal(file_.uri());
+TEST_F(SqliteTest, AnEmptyFileWithItsVersionIsItsOwn) {
+  run("PRAGMA user_version = 1");
+  EXPECT_NE(open(), nullptr);
+  EXPECT_EQ(ask("SELECT count(*) FROM sqlite_master WHERE type = 'table'"), "2");
 }
 
 TEST_F(SqliteTest, AddsItsTablesBesideThoseOfTheOriginal) {
-  run("CREATE TABLE api_key(id TEXT PRIMARY KEY, secret BLOB); PRAGMA user_version = 1");
+  run("CREATE TABLE api_key(id TEXT PRIMARY KEY, secret BLOB);"
+      "CREATE TABLE event_oneoff(id INTEGER PRIMARY KEY, created TEXT); PRAGMA user_version = 1");
   EXPECT_NE(open(), nullptr);
-  EXPECT_EQ(ask("SELECT count(*) FROM sqlite_master WHERE type = 'table'"), "3");
+  EXPECT_EQ(ask("SELECT count(*) FROM sqlite_master WHERE type = 'table'"), "4");
 }
 
 TEST_F(SqliteTest, NamesAFileThatCannotBe) {
@@ -161,6 +196,19 @@ TEST_F(SqliteTest, NamesAFileThatCannotBe) {
             std::string::npos);
   EXPECT_NE(refusal("sqlite://").find("path"), std::string::npos);
   EXPECT_NE(refusal("postgres://host/db").find("sqlite://"), std::string::npos);
+}
+
+TEST_F(SqliteTest, NamesADirectoryThatItMayNotMake) {
+  const std::string parent = file_.directory() / "parent";
+  std::filesystem::create_directory(parent);
+  std::filesystem::permissions(file_.directory(), std::filesystem::perms(0755));
+  std::filesystem::permissions(parent, std::filesystem::perms(0555));
+  const bool is_root = geteuid() == 0;  // root may write everywhere
+  ASSERT_TRUE(!is_root || seteuid(65534) == 0);
+  const std::string problem = refusal("sqlite://" + parent + "/sub/c.db");
+  ASSERT_TRUE(!is_root || seteuid(0) == 0);
+  EXPECT_EQ(problem, "cannot open " + parent + "/sub/c.db: cannot create " + parent +
+                         "/sub: Permission denied");
 }
 
 TEST_F(SqliteTest, JournalIsTruncatedAndWalIsLeft) {
@@ -186,6 +234,46 @@ TEST_F(SqliteTest, AFileHeldByAnotherProvesNothingAndPasses) {
   sqlite3_exec(holder.get(), "COMMIT", nullptr, nullptr, nullptr);
   EXPECT_EQ(database->write_events({&event, 1}).deliveries, std::vector{Delivery::kDelivered});
   EXPECT_EQ(database->find_key("hash", "COMPLETION", kNow).state, State::kUnknown);
+}
+
+// Without tables, with them, and in WAL mode.
+TEST_F(SqliteTest, AFileHeldByAnotherIsOpenedOnceItIsFree) {
+  for (const char* before : {"", "PRAGMA journal_mode = DELETE", "PRAGMA journal_mode = WAL"}) {
+    std::filesystem::remove(file_.path());
+    if (*before != '\0') open();
+    run(before);
+    SqliteHandle holder = other();
+    ASSERT_EQ(sqlite3_exec(holder.get(), "BEGIN EXCLUSIVE", nullptr, nullptr, nullptr), SQLITE_OK);
+    const auto database = open();
+    ASSERT_NE(database, nullptr);
+    EXPECT_EQ(database->check(), file_.path() + ": another program holds it: database is locked");
+    holder.reset();
+    EXPECT_EQ(database->check(), "");
+    const Event event{};
+    EXPECT_EQ(database->write_events({&event, 1}).deliveries, std::vector{Delivery::kDelivered});
+  }
+}
+
+TEST_F(SqliteTest, AHeldFileThatWasNeverOpenedProvesNothing) {
+  const SqliteHandle holder = other();
+  ASSERT_EQ(sqlite3_exec(holder.get(), "BEGIN EXCLUSIVE", nullptr, nullptr, nullptr), SQLITE_OK);
+  const auto database = open();
+  ASSERT_NE(database, nullptr);
+  const Event event{};
+  EXPECT_EQ(database->write_events({&event, 1}).deliveries, std::vector{Delivery::kRetry});
+  EXPECT_EQ(database->find_key("hash", "COMPLETION", kNow).state, State::kUnavailable);
+}
+
+TEST_F(SqliteTest, AHeldFileThatTurnsOutToBeAnothersStaysUnavailable) {
+  SqliteHandle holder = other();
+  ASSERT_EQ(sqlite3_exec(holder.get(), "BEGIN EXCLUSIVE; CREATE TABLE bookmarks(url TEXT)", nullptr,
+                         nullptr, nullptr),
+            SQLITE_OK);
+  const auto database = open();
+  ASSERT_NE(database, nullptr);
+  ASSERT_EQ(sqlite3_exec(holder.get(), "COMMIT", nullptr, nullptr, nullptr), SQLITE_OK);
+  EXPECT_EQ(database->check(), file_.path() + ": it is an SQLite file of another program");
+  EXPECT_EQ(ask("SELECT count(*) FROM sqlite_master"), "1");
 }
 
 TEST_F(SqliteTest, AnUnreadableStoreRetriesTheWholeBatch) {
