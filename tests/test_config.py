@@ -1,16 +1,23 @@
 """The config file: what is wrong with it is told at once, with its place, by `check` and by the
 server."""
 
+import json
 import os
+import pathlib
 import re
+import shlex
+import signal
 import socket
+import sqlite3
 import subprocess
+import threading
 
 import pytest
 
+from rig import client
 from rig.database import ROOT, Sqlite
 from rig.proxy import Proxy, binary, environment, run, toml
-from rig.wait import wait_until
+from rig.wait import DEADLINE, wait_until
 
 GOOD = '[backends.m]\nurl = "http://127.0.0.1:1"\ntoken = "t"\n'
 
@@ -145,18 +152,22 @@ def test_server_refuses_to_start_with_the_same_text(tmp_path, name):
 @pytest.mark.parametrize("uri", DATABASES)
 def test_bad_database_is_told_alike_and_without_its_password(tmp_path, uri):
     path = write(tmp_path, f'[db]\nuri = "{uri}"\n' + GOOD)
-    checked = run("check", "-c", path, cwd=tmp_path)
-    assert checked.returncode == 78
-    assert checked.stderr.startswith(f"{path}:2:7: error: db.uri: MongoDB URI: ")
-    for arguments in (["keys", "list"], []):
-        done = run(*arguments, "-c", path, cwd=tmp_path)
-        assert (done.returncode, done.stdout, done.stderr) == (78, "", checked.stderr)
     good = write(tmp_path, GOOD, "good.toml")
-    told = checked.stderr.split("db.uri: ")[1]
-    done = run("-c", good, cwd=tmp_path, env={"LLMPROXY_DB_URI": uri})
-    assert done.returncode == 78 and done.stderr == f"{good}: error: LLMPROXY_DB_URI: {told}"
+
+    def told(*arguments, **options):
+        done = run(*arguments, cwd=tmp_path, **options)
+        assert done.returncode == 78 and done.stdout == ""
+        (line,) = [line for line in done.stderr.splitlines() if ": error: " in line]
+        return line
+
+    place, _, text = told("check", "-c", path).partition(": error: db.uri: ")
+    assert place == f"{path}:2:7" and text.startswith("MongoDB URI: ")
+    for arguments in (["keys", "list"], []):
+        assert told(*arguments, "-c", path) == f"{place}: error: db.uri: {text}"
+    by_variable = told("-c", good, env={"LLMPROXY_DB_URI": uri})
+    assert by_variable == f"{good}: error: LLMPROXY_DB_URI: {text}"
     for piece in ("sec", "ret", "pw", "12"):
-        assert piece not in checked.stderr.replace(str(path), "").lower().replace("secret", "")
+        assert piece not in text.lower()
 
 
 @pytest.mark.parametrize("content", ["", "no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n"])
@@ -225,15 +236,23 @@ def test_shipped_config_is_good():
 
 
 def test_usage_errors_are_64(tmp_path):
+    write(tmp_path, GOOD)
     for arguments in (
         ["--nonsense"],
         ["nonsense"],
         ["keys"],
         ["keys", "create"],
         ["keys", "nonsense"],
+        ["check", "keys", "list"],
+        ["keys", "list", "check"],
+        ["-t", "keys", "create", "--user", "alice"],
+        ["keys", "create", "--user", "alice", "-t"],
+        ["-t", "demo"],
+        ["keys", "list", "--json="],
     ):
         done = run(*arguments, cwd=tmp_path)
         assert done.returncode == 64, (arguments, done)
+        assert os.listdir(tmp_path) == ["config.toml"], arguments
 
 
 def test_help_and_version(tmp_path):
@@ -329,6 +348,174 @@ def test_data_dir_that_is_not_durable_is_told(make_proxy, backend, tmp_path):
             for name in files:
                 os.unlink(os.path.join(root, name))
             os.rmdir(root)
+
+
+def test_database_file_that_is_not_durable_is_told(make_proxy, backend, tmp_path):
+    """data_dir is on a disk, the file named by db.uri is not."""
+    database = Sqlite(pathlib.Path(f"/dev/shm/llm-billing-proxy-test-{os.getpid()}.db"))
+    proxy = make_proxy({"m": backend}, database, data_dir=str(ROOT))
+    try:
+        (line,) = proxy.lines("WARNING", "tmpfs")
+        assert str(database.path) in line and "db.uri" in line
+    finally:
+        proxy.stop()
+        for path in database.path.parent.glob(database.path.name + "*"):
+            path.unlink()
+
+
+def test_held_database_file_is_opened_when_it_is_free(make_proxy, backend, tmp_path):
+    database = Sqlite(tmp_path / "held.db")
+    proxy = make_proxy({"m": backend}, database, start=False)
+    database.stop()
+    proxy.start(wait=False)
+    proxy.wait_ready()
+    assert proxy.wait_lines("WARNING", "held.db", "database is locked")
+    assert proxy.post().status == 503
+    done = run("keys", "create", "--user", "alice", "-c", proxy.path)
+    assert done.returncode == 69 and done.stdout == "" and "database is locked" in done.stderr
+    assert proxy.process.poll() is None
+    database.resume()
+    wait_until(lambda: proxy.post().status == 401, "the file opened")
+    database.seed()
+    wait_until(lambda: proxy.post().status == 200, "service")
+    assert len(proxy.wait_events(1)) == 1
+
+
+UNUSABLE = {
+    "text": "this is no database, and long enough to be looked at as the head of one; once more: no",
+    "another program": "CREATE TABLE bookmarks(url TEXT); PRAGMA user_version = 1",
+    "schema version 2": "CREATE TABLE api_keys(id TEXT, access_level TEXT, secret TEXT, user_id TEXT,"
+    " date_expiry TEXT, comment TEXT); PRAGMA user_version = 2",
+    "directory": None,
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+@pytest.mark.parametrize("arguments", [["keys", "list"], []])
+def test_file_that_can_never_be_the_database_ends_it(tmp_path, name, arguments):
+    file = tmp_path / "d/x.db"
+    file.parent.mkdir()
+    if name == "text":
+        file.write_text(UNUSABLE[name])
+    elif UNUSABLE[name] is None:
+        file.mkdir()
+    else:
+        connection = sqlite3.connect(file)
+        connection.executescript("PRAGMA journal_mode = WAL;" + UNUSABLE[name])
+        connection.close()
+    before = file.read_bytes() if file.is_file() else b""
+    path = write(tmp_path, f'port = 0\n[db]\nuri = "sqlite://{file}"\n' + GOOD)
+    done = run(*arguments, "-c", path, cwd=tmp_path)
+    assert done.returncode == 69 and f"database: cannot open {file}: " in done.stderr, done
+    assert "listening" not in done.stderr
+    assert before == (file.read_bytes() if file.is_file() else b"")
+    if name in ("another program", "schema version 2"):
+        assert name in done.stderr
+
+
+def wait_in_write(process):
+    """Until the process waits for the reader of its stderr."""
+
+    def is_there():
+        assert process.poll() is None, process.returncode
+        with open(f"/proc/{process.pid}/syscall") as file:
+            return file.read().startswith(("1 0x2 ", "64 0x2 "))  # write(2, of x86-64 and AArch64
+
+    wait_until(is_there, "a write to stderr")
+
+
+@pytest.mark.parametrize("arguments", [[], ["check"], ["keys", "list"]])
+def test_signal_to_reload_ends_nothing_that_starts(tmp_path, arguments):
+    """The signal comes while the file is read: stderr is a full pipe, and there is a warning."""
+    path = write(tmp_path, 'host = "127.0.0.1"\nport = 0\n' + GOOD.replace('1"', '1/v1"'))
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    try:
+        while os.write(writer, b"x" * 65536):
+            pass
+    except BlockingIOError:
+        os.set_blocking(writer, True)
+    process = subprocess.Popen(
+        [binary(), *arguments, "-c", path], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=writer
+    )
+    os.close(writer)
+    wait_in_write(process)
+    process.send_signal(signal.SIGHUP)
+    watchdog = threading.Timer(DEADLINE, process.kill)
+    watchdog.start()
+    told = b""
+    with open(reader, "rb", buffering=0) as pipe:
+        while piece := pipe.read(65536):
+            told += piece
+            if b"Config reloaded" in told:
+                process.terminate()
+    assert process.wait(DEADLINE) == 0, told
+    watchdog.cancel()
+    assert arguments or b"Config reloaded" in told
+
+
+@pytest.mark.parametrize("place", ["no room", "closed"])
+def test_exit_code_is_the_same_when_stderr_takes_nothing(tmp_path, place):
+    redirection = {"no room": "2>/dev/full", "closed": "2>&-"}[place]
+
+    def status(*arguments):
+        command = " ".join(shlex.quote(str(word)) for word in (binary(), *arguments))
+        return subprocess.run(["sh", "-c", f"{command} {redirection}"], cwd=tmp_path).returncode
+
+    good = write(tmp_path, GOOD)
+    assert status("check", "-c", tmp_path / "none.toml") == 78
+    assert status("-c", tmp_path / "none.toml") == 78
+    assert status("keys", "list", "-c", tmp_path / "none.toml") == 78
+    assert status("check", "-c", good) == 0
+    assert status("keys", "create", "--user", "", "-c", good) == 64
+    assert status("keys", "nonsense") == 64
+    assert status("keys", "revoke", "none", "-c", good) == 1
+
+
+@pytest.mark.parametrize("place", ["no room", "closed"])
+def test_server_starts_with_a_warning_when_stderr_takes_nothing(tmp_path, backend, place):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    path = write(tmp_path, f'host = "127.0.0.1"\nport = {port}\n')  # no backends: a warning
+    redirection = {"no room": "2>/dev/full", "closed": "2>&-"}[place]
+    process = subprocess.Popen(
+        ["sh", "-c", f"exec {shlex.quote(str(binary()))} -c {path} {redirection}"], cwd=tmp_path
+    )
+
+    def is_up():
+        assert process.poll() is None, process.returncode
+        try:
+            client.Connection(port).close()
+            return True
+        except OSError:
+            return False
+
+    wait_until(is_up, "the listener")
+    process.terminate()
+    assert process.wait(DEADLINE) == 0
+    database = (tmp_path / "data/llm-billing-proxy.db").read_bytes()
+    assert database.startswith(b"SQLite format 3\0") and b"listening on" not in database
+
+
+@pytest.mark.parametrize("place", ["no room", "closed"])
+def test_output_that_nobody_gets_is_a_failure(tmp_path, place):
+    redirection = {"no room": ">/dev/full", "closed": ">&-"}[place]
+    path = write(tmp_path, GOOD)
+    for arguments in (
+        ["check", "-c", path],
+        ["keys", "list", "-c", path],
+        ["keys", "list", "--json", "-c", path],
+        ["keys", "create", "--user", "a", "-c", path],
+        ["keys", "create", "--user", "a", "--hash", "0" * 64, "-c", path],
+        ["--help"],
+    ):
+        command = " ".join(shlex.quote(str(word)) for word in (binary(), *arguments))
+        done = subprocess.run(
+            ["sh", "-c", f"{command} {redirection}"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 74 and "could not be printed" in done.stderr, (arguments, done)
+    assert json.loads(run("keys", "list", "--json", "-c", path, cwd=tmp_path).stdout) == []
 
 
 def test_limit_of_open_files_is_raised(proxy):

@@ -175,6 +175,21 @@ def test_key_before_the_first_start(backend, tmp_path):
         proxy.finish()
 
 
+def test_empty_value_swallows_nothing(keys):
+    hash = digest("chosen")
+    keys("create", "--user=bob", "--comment=", "--expires=now", f"--hash={hash}")
+    (key,) = [key for key in listed(keys).values() if key["user_id"] == "bob"]
+    assert key["comment"] is None and key["date_expiry"] is not None
+    assert keys.proxy.post(token="chosen").status == 401
+    for option in ("--user=", "--expires=", "--hash="):
+        done = run("keys", "create", option, "--user=eve", "-c", keys.proxy.path)
+        assert done.returncode == 64 and done.stdout == "", option
+    assert run("keys", "list", "--config=", cwd=keys.proxy.directory).returncode == 78
+    keys("create", "--user", "carol", "--comment", "--like=")
+    assert [key["user_id"] for key in listed(keys).values() if key["comment"] == "--like="] == ["carol"]
+    assert len(listed(keys)) == 5
+
+
 def test_access_level_of_the_config_is_given(make_proxy, backend):
     proxy = make_proxy({"m": backend}, auth={"access_level": "LLM"})
     token = run(

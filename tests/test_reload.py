@@ -33,6 +33,8 @@ BROKEN = {
     "bad url": '[backends.m]\nurl = "ftp://a"\ntoken = "x"\n',
     "unknown key": "prot = 1\n",
     "wrong type": 'port = "80"\n',
+    "empty": "",
+    "no backends": 'log_level = "DEBUG"\n[backends]\n',
     "no database URI": '[db]\nuri = "mongodb://u:SEC@RET@h"\n',
     "no file": None,
 }
@@ -147,7 +149,7 @@ def test_request_in_flight_keeps_its_backend(proxy, backend):
     backend.next(script)
     with proxy.connect() as client:
         reply = client.stream()
-        proxy.reload(backends={"m": None})
+        proxy.reload(backends={"m": None, "other": {"url": backend.url(), "token": ""}})
         gate.open()
         assert client.read_body(reply).endswith(sse.DONE)
     assert proxy.wait_event(reply.id)["model"] == "m"
@@ -183,16 +185,33 @@ def test_log_names_what_changed(make_proxy, backend):
         assert any(word in told and name in told for told in after.splitlines()), after
 
 
+def test_log_names_what_changed_at_every_level(make_proxy, backend):
+    proxy = make_proxy({"gone": backend}, log_level="CRITICAL")
+    proxy.reload(port=1, backends={"gone": None, "fresh": {"url": backend.url(), "token": "x"}})
+    proxy.wait_lines("added=[fresh]", "removed=[gone]")
+    proxy.wait_lines("needs restart: port")
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_file_changes_nothing(proxy, backend, name):
     told = send_broken(proxy, BROKEN[name])
     assert any(str(proxy.path.name) in line for line in told), told
-    if BROKEN[name] is not None:
+    if name in ("empty", "no backends"):
+        assert len(told) == 1 and "backends: none; the old configuration stays" in told[0]
+        assert not proxy.lines("every model will be refused")
+    elif BROKEN[name] is not None:
         assert any(":1:" in line or ":2:" in line for line in told), told
     assert proxy.post().status == 200
     proxy.reload(backends={"m": {"token": "another"}})
     proxy.post()
     assert backend.requests[-1].header("Authorization") == "Bearer another"
+
+
+def test_file_without_backends_is_fine_where_there_were_none(make_proxy, backend):
+    proxy = make_proxy({})
+    proxy.reload(timeout_read=5)
+    proxy.reload(backends={"m": {"url": backend.url(), "token": ""}})
+    assert proxy.post().status == 200
 
 
 def test_pipe_in_the_place_of_the_file_holds_nothing_up(proxy, backend):

@@ -207,6 +207,25 @@ def test_stop_before_anything_was_asked(proxy):
     assert proxy.stop() == 0
 
 
+def test_neither_start_nor_exit_waits_for_the_first_answer_of_the_database(make_proxy, backend, mongo):
+    uri = mongo.uri.replace("serverSelectionTimeoutMS=1000", "serverSelectionTimeoutMS=3600000")
+    mongo.wire.set("hold")
+    proxy = make_proxy({"m": backend}, mongo, seed=False, db={"uri": uri})
+    assert proxy.request("GET", "/v1/models").status == 401
+    wait_until(lambda: mongo.wire.held, "the first check on its way")
+    assert proxy.stop() == 0
+
+
+def test_database_that_does_not_answer_is_told_later(make_proxy, backend, mongo):
+    mongo.wire.set("refuse")
+    proxy = make_proxy({"m": backend}, mongo, seed=False)
+    (line,) = proxy.wait_lines("WARNING", "serving all the same")
+    assert "MongoDB" in line
+    mongo.resume()
+    mongo.seed()
+    wait_until(lambda: proxy.post().status == 200, "service")
+
+
 def test_hup_command_of_the_manual(proxy):
     """The name is longer than the 15 letters that pkill without -f compares. The manual's pattern
     must match the process; the signal itself goes by a narrower one, so that no other program gets

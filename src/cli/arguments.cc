@@ -2,9 +2,12 @@
 #include "cli/arguments.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <iostream>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "cli/check.h"
 #include "cli/demo.h"
@@ -85,20 +88,69 @@ CLI::App* add_keys(CLI::App& app, Arguments& arguments) {
   return keys;
 }
 
+std::string refuse_empty(const std::string& value) {
+  return value.empty() ? "must not be empty" : "";
+}
+
 CLI::App* add_demo(CLI::App& app, Arguments& arguments) {
   CLI::App* demo = app.add_subcommand(
-      "demo", "Try it: serves on a throw-away database with a fresh key and a scripted model.");
+      "demo",
+      "Try it: serves on a throw-away database with a fresh key and a scripted model.\n"
+      "Reads no configuration file: -c is accepted and ignored.");
   demo->fallthrough();
   demo->add_option("--dir", arguments.demo.directory,
-                   "keep the database in this directory (default: a temporary one)");
-  demo->add_option("--port", arguments.demo.port, "listen on this port (default: any free one)");
+                   "keep the database in this directory (default: a temporary one)")
+      ->check(refuse_empty);
+  demo->add_option("--port", arguments.demo.port, "listen on this port (default: any free one)")
+      ->check(refuse_empty);
   CLI::Option* url = demo->add_option("--backend", arguments.demo.backend_url,
-                                      "URL of a real model server instead of the scripted one");
+                                      "URL of a real model server instead of the scripted one")
+                         ->check(refuse_empty);
   demo->add_option("--backend-token", arguments.demo.backend_token, "token for that server")
       ->needs(url);
   demo->add_option("--model", arguments.demo.model, "model name that clients send")
       ->capture_default_str();
   return demo;
+}
+
+bool takes_value(const CLI::App& app, const std::string& word) {
+  if (!word.starts_with('-')) return false;
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->check_name(word)) return option->get_items_expected_max() > 0;
+  }
+  const auto subcommands = app.get_subcommands({});
+  return std::any_of(subcommands.begin(), subcommands.end(),
+                     [&](const CLI::App* subcommand) { return takes_value(*subcommand, word); });
+}
+
+// The arguments as CLI11 understands them. It takes `--comment= --expires=now` for a comment that
+// reads `--expires=now`: an empty value becomes a word of its own.
+std::vector<std::string> read_words(const CLI::App& app, int argc, char** argv) {
+  std::vector<std::string> words;
+  bool is_value = false;      // of the option before it
+  bool may_be_option = true;  // no `--` yet
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (word == "--" && !is_value) may_be_option = false;
+    const bool is_option = may_be_option && !is_value && word.starts_with("--");
+    if (is_option && word.find('=') == word.size() - 1) {
+      words.push_back(word.substr(0, word.size() - 1));
+      words.emplace_back();
+      continue;
+    }
+    is_value = may_be_option && !is_value && takes_value(app, word);
+    words.push_back(word);
+  }
+  return words;
+}
+
+int print_help(const CLI::App& app, const CLI::ParseError& error) {
+  const bool is_help = app.exit(error) == 0;
+  std::cout.flush();
+  if (!is_help) return kExitUsage;
+  if (std::cout) return 0;
+  std::cerr << "error: the text could not be printed\n";
+  return kExitOutput;
 }
 
 }  // namespace
@@ -111,17 +163,22 @@ int run_command_line(int argc, char** argv) {
       "llm-billing-proxy"};
   app.set_version_flag("--version", "llm-billing-proxy " LLMPROXY_VERSION);
   app.add_option("-c,--config", arguments.config_path, "configuration file")->capture_default_str();
-  app.add_flag("-t", arguments.is_check, "as the subcommand check");
+  CLI::Option* check_flag = app.add_flag("-t", arguments.is_check, "as the subcommand check");
   const CLI::App* check =
       app.add_subcommand("check", "Check the configuration file.")->fallthrough();
-  const CLI::App* keys = add_keys(app, arguments);
-  const CLI::App* demo = add_demo(app, arguments);
+  const CLI::App* keys = add_keys(app, arguments)->excludes(check_flag);
+  const CLI::App* demo = add_demo(app, arguments)->excludes(check_flag);
+  app.require_subcommand(0, 1);
   try {
-    app.parse(argc, argv);
+    std::vector<std::string> words = read_words(app, argc, argv);
+    std::reverse(words.begin(), words.end());  // CLI11 takes them from the end
+    app.parse(words);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : kExitUsage;
+    return print_help(app, error);
   }
-  if (check->parsed() || arguments.is_check) return run_check(arguments.config_path);
+  const bool is_check = check->parsed() || arguments.is_check;
+  if (is_check || keys->parsed()) unblock_serve_signals();
+  if (is_check) return run_check(arguments.config_path);
   if (keys->parsed()) return run_keys(*keys, arguments);
   if (demo->parsed()) return run_demo(arguments.demo);
   return run_serve(arguments);

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <iostream>
 
+#include "cli/keys.h"
 #include "db/open.h"
 #include "net/tls.h"
 
@@ -39,8 +40,11 @@ int run_check(const std::string& config_path) {
   const std::shared_ptr<const Config> config = load_config_or_report(config_path);
   if (config == nullptr) return kExitConfig;
   const size_t count = config->backends.size();
-  std::cout << fmt::format("{}: ok, {} backend{}\n", config_path, count, count == 1 ? "" : "s");
-  return 0;
+  std::cout << fmt::format("{}: ok, {} backend{}\n", config_path, count, count == 1 ? "" : "s")
+            << std::flush;
+  if (std::cout) return 0;
+  std::cerr << "error: the result could not be printed\n";
+  return kExitOutput;
 }
 
 }  // namespace llmproxy

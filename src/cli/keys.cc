@@ -176,12 +176,13 @@ int keys_create(Database& database, const Config& config, const KeysCreate& argu
                                        .comment = arguments.comment});
   if (!id) return fail(err, id.error());
   out << (token.empty() ? *id : token) << '\n' << std::flush;
-  if (!out && !token.empty()) {
-    // Nobody has seen the token, and nobody ever can.
+  if (!out) {
+    // Nobody has seen the token, and nobody ever can; a hash can be registered again.
     const auto gone = database.delete_key(*id);
-    return fail(err, kExitNotFound,
-                fmt::format("the token could not be printed; key {} {}", *id,
-                            gone && *gone ? "was withdrawn" : "should be revoked"));
+    return fail(
+        err, kExitOutput,
+        fmt::format("the {} could not be printed; key {} {}", token.empty() ? "id" : "token", *id,
+                    gone && *gone ? "was withdrawn" : "should be revoked"));
   }
   err << fmt::format("key {} for user {}, access level {}, expires {}\n", *id,
                      printable(arguments.user), config.access_level, show_expiry(*expires));
@@ -193,7 +194,8 @@ int keys_list(Database& database, bool is_json, std::ostream& out, std::ostream&
   const auto keys = database.list_keys();
   if (!keys) return fail(err, keys.error());
   is_json ? print_json(*keys, out) : print_table(*keys, out);
-  return 0;
+  out.flush();
+  return out ? 0 : fail(err, kExitOutput, "the keys could not be printed");
 }
 
 int keys_expire(Database& database, const Config& config, const std::string& id,

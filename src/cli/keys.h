@@ -18,6 +18,7 @@ namespace llmproxy {
 constexpr int kExitNotFound = 1;      // no such id, or a hash that exists
 constexpr int kExitUsage = 64;        // sysexits.h EX_USAGE
 constexpr int kExitUnavailable = 69;  // sysexits.h EX_UNAVAILABLE: the database did not answer
+constexpr int kExitOutput = 74;       // sysexits.h EX_IOERR: stdout cannot be written
 
 struct KeysCreate {
   std::string user;
@@ -26,7 +27,8 @@ struct KeysCreate {
   std::optional<std::string> hash{};  // registers this SHA-256 (64 hex digits); makes no token
 };
 
-// Prints the new token alone, the only time it is ever shown; with `hash` the new key's id.
+// Prints the new token alone, the only time it is ever shown; with `hash` the new key's id. A key
+// that could not be told of is withdrawn.
 int keys_create(Database& database, const Config& config, const KeysCreate& arguments,
                 std::ostream& out, std::ostream& err);
 

@@ -141,11 +141,21 @@ TEST_F(KeysTest, CreateRefusesWhatItCannotRead) {
   EXPECT_EQ(out_.str(), "");
 }
 
-TEST_F(KeysTest, AKeyWhoseTokenNobodySawIsWithdrawn) {
+TEST_F(KeysTest, AKeyThatNobodyWasToldOfIsWithdrawn) {
   out_.setstate(std::ios::badbit);
-  EXPECT_NE(create({.user = "u"}), 0);
+  EXPECT_EQ(create({.user = "u"}), 74);
+  EXPECT_NE(err_.str().find("token"), std::string::npos);
+  EXPECT_EQ(create({.user = "u", .hash = std::string(64, 'a')}), 74);
   EXPECT_TRUE(database_.rows.empty());
   EXPECT_NE(err_.str().find("withdrawn"), std::string::npos);
+}
+
+TEST_F(KeysTest, AListThatCannotBePrintedIsAnError) {
+  std::ostringstream out;
+  out.setstate(std::ios::badbit);
+  EXPECT_EQ(keys_list(database_, false, out, err_), 74);
+  EXPECT_EQ(keys_list(database_, true, out, err_), 74);
+  EXPECT_NE(err_.str().find("printed"), std::string::npos);
 }
 
 TEST_F(KeysTest, ListsForPeople) {

@@ -1,4 +1,5 @@
-// Start, signals, stop. SIGHUP reloads; the first SIGTERM or SIGINT drains, the second cuts.
+// Start, signals, stop. SIGHUP reloads; the first SIGTERM or SIGINT drains, the second cuts. Where
+// no file was read there is nothing to reload: SIGHUP, a terminal that has gone, is as SIGTERM.
 #include "cli/serve.h"
 
 #include <fmt/format.h>
@@ -13,6 +14,8 @@
 #include <csignal>
 #include <filesystem>
 #include <latch>
+#include <mutex>
+#include <optional>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -87,6 +90,36 @@ class Signals {
   int ended_fd_ = -1;
 };
 
+// Asks the database once, on a thread of its own, and warns when it does not answer: a driver may
+// take as long over it as its URI says.
+class FirstCheck {
+ public:
+  FirstCheck(std::shared_ptr<Database> database, Log& log) : state_(std::make_shared<State>(log)) {
+    std::thread([state = state_, database = std::move(database)] {
+      const std::string trouble = database->check();
+      const std::lock_guard lock(state->mutex);
+      if (trouble.empty() || state->is_left) return;
+      state->log.warning("database: {}; serving all the same", trouble);
+    }).detach();
+  }
+  // A check under way is left behind. It keeps the database alive, and touches nothing else.
+  ~FirstCheck() {
+    const std::lock_guard lock(state_->mutex);
+    state_->is_left = true;
+  }
+  FirstCheck(const FirstCheck&) = delete;
+  FirstCheck& operator=(const FirstCheck&) = delete;
+
+ private:
+  struct State {
+    explicit State(Log& its_log) : log(its_log) {}
+    Log& log;  // not touched once is_left
+    std::mutex mutex;
+    bool is_left = false;  // guarded by mutex
+  };
+  const std::shared_ptr<State> state_;
+};
+
 // All parts of a running proxy, in the order in which they are built.
 class Proxy {
  public:
@@ -97,8 +130,10 @@ class Proxy {
 
  private:
   void announce();
+  void warn_if_volatile(std::string_view what, const std::string& path, std::string_view key);
   int open_database_and_ledger();
   int start_servers();
+  int next_signal(MonotonicTime deadline) const;
   void wait_for_signals();
   void reload();
   bool drain();
@@ -119,6 +154,7 @@ class Proxy {
   std::unique_ptr<KeyStore> keys_;  // goes before the servers' loops: its threads post to them
   std::vector<std::thread> threads_;
   std::atomic<size_t> running_{0};
+  std::optional<FirstCheck> first_check_;
 };
 
 int Proxy::run() {
@@ -126,6 +162,7 @@ int Proxy::run() {
   announce();
   if (const int code = open_database_and_ledger(); code != 0) return code;
   if (const int code = start_servers(); code != 0) return code;
+  first_check_.emplace(database_, log_);
   wait_for_signals();
   return stop();
 }
@@ -134,11 +171,26 @@ std::string absolute_path(const std::string& path) {
   return std::filesystem::absolute(path).lexically_normal();
 }
 
+constexpr std::string_view kSqlite = "sqlite://";
+
+// The whole path of the file that the URI names; "" for MongoDB.
+std::string database_file(const std::string& uri) {
+  return uri.starts_with(kSqlite) ? absolute_path(uri.substr(kSqlite.size())) : "";
+}
+
 // For the log: no password, and a file by its whole path.
 std::string describe_database(const std::string& uri) {
-  constexpr std::string_view kSqlite = "sqlite://";
-  if (!uri.starts_with(kSqlite)) return mask_uri(uri);
-  return fmt::format("{}{}", kSqlite, absolute_path(uri.substr(kSqlite.size())));
+  const std::string file = database_file(uri);
+  return file.empty() ? mask_uri(uri) : fmt::format("{}{}", kSqlite, file);
+}
+
+void Proxy::warn_if_volatile(std::string_view what, const std::string& path, std::string_view key) {
+  const std::string kind = volatile_filesystem(path);
+  if (kind.empty()) return;
+  log_.warning(
+      "{} {} is on {}: nothing there survives a restart of the machine or the container. Set {} to "
+      "a place on a disk.",
+      what, path, kind, key);
 }
 
 void Proxy::announce() {
@@ -148,13 +200,11 @@ void Proxy::announce() {
   log_.info("data_dir {}", data_dir);
   log_.info("database {}", describe_database(config_->db_uri));
   log_.info("threads {}, open files {}", config_->threads, raise_open_files_limit());
-  const std::string volatile_kind = volatile_filesystem(config_->data_dir);
-  if (!volatile_kind.empty()) {
-    log_.warning(
-        "data_dir {} is on {}: nothing there survives a restart of the machine or the "
-        "container. Set data_dir to a directory on a disk.",
-        data_dir, volatile_kind);
-  }
+  warn_if_volatile("data_dir", data_dir, "data_dir");
+  const std::string file = database_file(config_->db_uri);
+  const bool is_in_data_dir = std::filesystem::path(file).parent_path() ==
+                              std::filesystem::path(data_dir + "/").parent_path();
+  if (!file.empty() && !is_in_data_dir) warn_if_volatile("database", file, "db.uri");
 }
 
 int Proxy::open_database_and_ledger() {
@@ -164,8 +214,6 @@ int Proxy::open_database_and_ledger() {
     return database_exit_code(opened.error());
   }
   database_ = std::move(*opened);
-  const std::string trouble = database_->check();
-  if (!trouble.empty()) log_.warning("database: {}; starting all the same", trouble);
   Ledger::Settings settings;
   settings.events_max = config_->events_max;
   settings.ship_interval = config_->ship_interval;
@@ -205,17 +253,29 @@ int Proxy::start_servers() {
   return 0;
 }
 
+int Proxy::next_signal(MonotonicTime deadline) const {
+  const int what = signals_.wait(deadline);
+  return what == SIGHUP && config_->path.empty() ? SIGTERM : what;
+}
+
 void Proxy::wait_for_signals() {
-  while (signals_.wait(MonotonicTime::max()) == SIGHUP) reload();
+  while (next_signal(MonotonicTime::max()) == SIGHUP) reload();
 }
 
 void Proxy::reload() {
   const LoadedConfig loaded = load_whole_config(config_->path);
+  const bool is_usable = loaded.config != nullptr;
+  if (is_usable && loaded.config->backends.empty() && !config_->backends.empty()) {
+    // An editor that has not finished, more likely than the wish to refuse every model.
+    const ConfigProblem none{true, 0, 0, "backends", "none; the old configuration stays"};
+    log_.error("{}", format_problem(config_->path, none));
+    return;
+  }
   for (const ConfigProblem& problem : loaded.problems) {
     log_.write(problem.is_error ? LogLevel::kError : LogLevel::kWarning,
                format_problem(config_->path, problem));
   }
-  if (loaded.config == nullptr) {
+  if (!is_usable) {
     log_.error("Failed reloading config: {} has errors; the old configuration stays",
                config_->path);
     return;
@@ -232,11 +292,15 @@ void Proxy::reload() {
 
   std::vector<std::string_view> names;
   for (const auto& [name, backend] : applied->backends) names.push_back(name);
-  log_.info("Config reloaded. Configured backends: {}", fmt::join(names, " "));
-  log_.info("added=[{}] changed=[{}] removed=[{}] settings=[{}]", fmt::join(change.added, " "),
-            fmt::join(change.changed, " "), fmt::join(change.removed, " "),
-            fmt::join(change.live, " "));
-  for (const std::string& key : change.needs_restart) log_.warning("needs restart: {}", key);
+  const auto tell = [&](LogLevel level, const std::string& text) { log_.announce(level, text); };
+  tell(LogLevel::kInfo,
+       fmt::format("Config reloaded. Configured backends: {}", fmt::join(names, " ")));
+  tell(LogLevel::kInfo, fmt::format("added=[{}] changed=[{}] removed=[{}] settings=[{}]",
+                                    fmt::join(change.added, " "), fmt::join(change.changed, " "),
+                                    fmt::join(change.removed, " "), fmt::join(change.live, " ")));
+  for (const std::string& key : change.needs_restart) {
+    tell(LogLevel::kWarning, fmt::format("needs restart: {}", key));
+  }
 }
 
 // Finishes what is in flight. True when every session has ended.
@@ -246,7 +310,7 @@ bool Proxy::drain() {
   for (const auto& server : servers_) server->drain();
   MonotonicTime deadline = monotonic_now() + config_->shutdown_timeout;
   for (bool is_aborting = false;;) {
-    const int what = signals_.wait(deadline);
+    const int what = next_signal(deadline);
     if (what == Signals::kEnded) return true;
     if (what == SIGHUP) continue;
     if (is_aborting && what == Signals::kDeadline) return false;
@@ -273,6 +337,7 @@ int Proxy::stop() {
   log_.info("stopped: billed={} free={} unresolved={} delivered={} lost={}", counts.billed,
             counts.free, counts.unresolved, counts.delivered, lost);
   ledger_.reset();
+  first_check_.reset();
   if (database_.use_count() > 1) {  // a thread hangs in the driver: nothing may go under it
     log_.flush(Log::kDrainMax);
     _exit(0);
@@ -285,6 +350,12 @@ int Proxy::stop() {
 void block_serve_signals() {
   const sigset_t set = serve_signals();
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
+}
+
+void unblock_serve_signals() {
+  std::signal(SIGHUP, SIG_IGN);
+  const sigset_t set = serve_signals();
+  pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
 }
 
 int database_exit_code(const Error& error) {

@@ -18,14 +18,19 @@ struct ServeHooks {
 };
 
 // Blocks SIGHUP, SIGTERM and SIGINT for this thread and those it starts: serve() waits for them.
-// Whoever starts threads before serve() calls it first.
+// The first thing that main does, so that none is missed and none ends the process before.
 void block_serve_signals();
+
+// For what does not serve: SIGTERM and SIGINT end it. SIGHUP does nothing, since who reloads a
+// proxy by its name reaches every process of that name.
+void unblock_serve_signals();
 
 // 69 for a database that cannot be opened now, 78 for a URI that names none.
 int database_exit_code(const Error& error);
 
-// Blocks until SIGTERM or SIGINT has been dealt with. Exit code: 0; 69 when the address cannot
-// be had; as database_exit_code; 70 when sessions could not be ended.
+// Blocks until SIGTERM or SIGINT (SIGHUP too, when `config` is of no file) has been dealt with.
+// Exit code: 0; 69 when the address cannot be had; as database_exit_code; 70 when sessions could
+// not be ended.
 int serve(std::shared_ptr<const Config> config, const ServeHooks& hooks);
 
 }  // namespace llmproxy
