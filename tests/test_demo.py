@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from rig import sse
-from rig.proxy import binary, environment
+from rig.proxy import binary, environment, run
 from rig.wait import DEADLINE, wait_until
 
 
@@ -118,3 +118,67 @@ def test_real_server_in_the_place_of_the_scripted_one(make_demo, backend):
     assert {call.json()["model"] for call in backend.requests} == {"tiny"}
     assert {call.header("Authorization") for call in backend.requests} == {"Bearer secret"}
     assert "secret" not in demo.output
+
+
+@pytest.mark.parametrize(
+    "name", ["it's", '"quoted" \\', "$(touch made)`touch made`", "a b;c&d|e>made", "Za\u017c\u00f3\u0142\u0107", "%s{}"]
+)
+def test_commands_work_for_every_name(make_demo, tmp_path, name):
+    demo = make_demo("--model", name)
+    stream, plain = demo.commands()
+    assert demo.run(stream).rstrip().endswith("data: [DONE]")
+    assert json.loads(demo.run(plain))["model"] == name
+    demo.billed(2)
+    billed = [line for line in demo.output.splitlines() if line.startswith("billed:")]
+    assert all(f" model={name} " in line for line in billed), billed
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("--model", ""),
+        ("--model", "a\nb"),
+        ("--model", "a\u009b31m"),
+        ("--model", "\udcff"),
+        ("--model", "x" * 257),
+        ("--backend-token", "a b"),
+        ("--backend-token", "a\r\nX-Evil: 1"),
+        ("--backend-token", "\u00fc"),
+        ("--backend", ""),
+        ("--backend", "127.0.0.1:80"),
+        ("--backend", "http://u:p@127.0.0.1"),
+        ("--dir", ""),
+        ("--port", ""),
+        ("--port", "70000"),
+    ],
+)
+def test_option_that_makes_no_sense_is_refused(tmp_path, option, value):
+    more = ["--backend", "http://127.0.0.1:1"] if option == "--backend-token" else []
+    done = run("demo", *more, option, value, cwd=tmp_path, env={"TMPDIR": str(tmp_path)})
+    assert done.returncode == 64 and done.stdout == "" and option in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_backend_with_v1_is_warned_of(make_demo, backend):
+    demo = make_demo("--backend", backend.url("/v1"), "--backend-token", "t")
+    demo.commands()
+    assert "--backend: warning: requests will go to .../v1/v1/..." in demo.output
+
+
+@pytest.mark.parametrize("place", ["missing", "a file"])
+def test_no_temporary_directory_is_told(tmp_path, place):
+    if place == "a file":
+        (tmp_path / place).write_text("")
+    done = run("demo", cwd=tmp_path, env={"TMPDIR": str(tmp_path / place)})
+    assert done.returncode == 69 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1 and "TMPDIR" in done.stderr
+
+
+def test_ends_with_its_terminal(make_demo):
+    demo = make_demo()
+    demo.run(demo.commands()[0])
+    demo.billed(1)
+    demo.process.send_signal(signal.SIGHUP)
+    assert demo.process.wait(DEADLINE) == 0
+    assert os.listdir(demo.scratch) == []

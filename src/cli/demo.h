@@ -15,7 +15,8 @@ struct DemoOptions {
   uint16_t port = 0;           // 0: any free one
 };
 
-// Serves until SIGINT or SIGTERM. Exit codes as serve().
+// Serves until SIGINT, SIGTERM or SIGHUP. Exit codes as serve(), and 64 for options that make no
+// sense.
 int run_demo(const DemoOptions& options);
 
 }  // namespace llmproxy
