@@ -302,11 +302,15 @@ void MongoDatabase::read_back(const Client& client, std::span<const Event> event
     if (!places.empty()) add_detail(result, "a unique index refused it");
     return;
   }
-  // A role that may only insert: the server's word that the _id is taken must do.
+  // A role that may only insert: the server's word that the _id is taken must do. Another index's
+  // word says that it can never be taken.
   const bool may_read = error.code != kUnauthorized && error.code != kAtlasUnauthorized;
   for (const auto& [id, place] : places) {
-    const bool is_taken = !may_read && verdicts[place] == Verdict::kDuplicate;
-    result.deliveries[part[place]] = is_taken ? Delivery::kDelivered : Delivery::kRetry;
+    const bool is_elsewhere = verdicts[place] == Verdict::kDuplicateElsewhere;
+    if (!may_read && is_elsewhere) add_detail(result, "a unique index refused it");
+    result.deliveries[part[place]] = may_read       ? Delivery::kRetry
+                                     : is_elsewhere ? Delivery::kRefused
+                                                    : Delivery::kDelivered;
   }
   if (may_read) add_detail(result, explain(error));
 }

@@ -37,6 +37,7 @@ constexpr std::array kPassingCodes = {
     11,     // UserNotFound
     13,     // Unauthorized
     18,     // AuthenticationFailed
+    20,     // IllegalOperation: transaction numbers where there are none (retryWrites=false helps)
     24,     // LockTimeout
     26,     // NamespaceNotFound
     46,     // LockBusy
@@ -64,6 +65,7 @@ constexpr std::array kPassingCodes = {
     249,    // StaleChunkHistory
     250,    // StaleDbVersion
     262,    // ExceededTimeLimit
+    301,    // retryable writes that the storage engine does not support
     317,    // ConnectionPoolExpired
     384,    // ConnectionError
     391,    // ReauthenticationRequired
@@ -204,7 +206,12 @@ InsertReply read_insert_reply(bool is_ok, const bson_t& reply, const bson_error_
   // normal for servers that count duplicates as inserted.
   if (answered < static_cast<int64_t>(documents)) is_sound = false;
   if (is_answered && has_errors && is_sound) return result;
-  return all(has_errors ? Verdict::kRetry : judge_failure(reply, error, documents),
+  // The driver had split the batch, and pieces after the one that failed have wiped its error out:
+  // smaller batches are not split.
+  const bool is_wiped = documents > 1 && (error.code == 0 || (is_answered && has_errors));
+  return all(is_wiped     ? Verdict::kAlone
+             : has_errors ? Verdict::kRetry
+                          : judge_failure(reply, error, documents),
              fmt::format("{} (code {})", error.message, error.code));
 }
 

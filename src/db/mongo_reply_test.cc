@@ -89,16 +89,21 @@ TEST(InsertReplyTest, EachDocumentByItsOwnError) {
 TEST(InsertReplyTest, ErrorsThatDoNotCoverTheBatchProveNothing) {
   const std::string error = R"("writeErrors": [{"index": 0, "code": 121}]})";
   EXPECT_EQ(read(false, R"({"insertedCount": 1, )" + error, MONGOC_ERROR_SERVER, 121, 3).verdicts,
-            std::vector(3, kRetry))
-      << "a part was never sent";
+            std::vector(3, kAlone))
+      << "a part was never sent: again, in smaller parts";
   EXPECT_EQ(read(false, R"({"insertedCount": 2, )" + error, MONGOC_ERROR_STREAM, 4, 3).verdicts,
             std::vector(3, kRetry))
       << "the connection was lost";
   EXPECT_EQ(read(false, R"({"insertedCount": 2, "writeErrors": [{"index": 3, "code": 121}]})",
                  MONGOC_ERROR_SERVER, 121, 3)
                 .verdicts,
-            std::vector(3, kRetry))
+            std::vector(3, kAlone))
       << "an index beyond the batch";
+  EXPECT_EQ(read(false, R"({"insertedCount": 0, "writeErrors": [{"index": 3, "code": 121}]})",
+                 MONGOC_ERROR_SERVER, 121, 1)
+                .verdicts,
+            std::vector(1, kRetry))
+      << "and of one document alone";
   EXPECT_EQ(read(false, R"({"insertedCount": 3, )" + error, MONGOC_ERROR_SERVER, 121, 3).verdicts,
             (std::vector{kRefused, kDelivered, kDelivered}))
       << "some servers count a refused document as inserted";
