@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/text.h"
 
 namespace llmproxy {
 
@@ -58,25 +59,6 @@ size_t skip_value(std::string_view text, size_t at) {
     }
   }
   return at;
-}
-
-// Length of the UTF-8 sequence at the front of `text` (RFC 3629), or 0 where there is none.
-size_t utf8_length(std::string_view text) {
-  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : 0U; };
-  const auto is_tail = [&](size_t i) { return (byte(i) & 0xC0U) == 0x80U; };
-  const unsigned first = byte(0);
-  if (first < 0x80) return 1;
-  if (first < 0xC2 || first > 0xF4) return 0;
-  if (first < 0xE0) return is_tail(1) ? 2 : 0;
-  const unsigned second = byte(1);
-  if (first < 0xF0) {
-    const bool is_overlong = first == 0xE0 && second < 0xA0;
-    const bool is_surrogate = first == 0xED && second > 0x9F;
-    return is_tail(1) && is_tail(2) && !is_overlong && !is_surrogate ? 3 : 0;
-  }
-  const bool is_overlong = first == 0xF0 && second < 0x90;
-  const bool is_beyond = first == 0xF4 && second > 0x8F;
-  return is_tail(1) && is_tail(2) && is_tail(3) && !is_overlong && !is_beyond ? 4 : 0;
 }
 
 void append_escaped(std::string& out, char c) {

@@ -5,24 +5,32 @@
 
 namespace llmproxy {
 
+size_t utf8_length(std::string_view text) {
+  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : 0U; };
+  const auto is_tail = [&](size_t i) { return (byte(i) & 0xC0U) == 0x80U; };
+  if (text.empty()) return 0;
+  const unsigned first = byte(0);
+  if (first < 0x80) return 1;
+  if (first < 0xC2 || first > 0xF4) return 0;
+  if (first < 0xE0) return is_tail(1) ? 2 : 0;
+  const unsigned second = byte(1);
+  if (first < 0xF0) {
+    const bool is_overlong = first == 0xE0 && second < 0xA0;
+    const bool is_surrogate = first == 0xED && second > 0x9F;
+    return is_tail(1) && is_tail(2) && !is_overlong && !is_surrogate ? 3 : 0;
+  }
+  const bool is_overlong = first == 0xF0 && second < 0x90;
+  const bool is_beyond = first == 0xF4 && second > 0x8F;
+  return is_tail(1) && is_tail(2) && is_tail(3) && !is_overlong && !is_beyond ? 4 : 0;
+}
+
 size_t printable_length(std::string_view text) {
-  const auto at = [&](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : 0U; };
-  const auto follows = [&](size_t i) { return (at(i) & 0xc0U) == 0x80U; };
-  const unsigned first = at(0);
-  if (first < 0x80) return first >= 0x20 && first != 0x7f ? 1 : 0;
-  if (first >= 0xc2 && first <= 0xdf) {
-    const bool is_c1 = first == 0xc2 && at(1) < 0xa0;
-    return follows(1) && !is_c1 ? 2 : 0;
-  }
-  if ((first & 0xf0U) == 0xe0) {
-    const bool is_bad = (first == 0xe0 && at(1) < 0xa0) || (first == 0xed && at(1) > 0x9f);
-    return follows(1) && follows(2) && !is_bad ? 3 : 0;
-  }
-  if (first >= 0xf0 && first <= 0xf4) {
-    const bool is_bad = (first == 0xf0 && at(1) < 0x90) || (first == 0xf4 && at(1) > 0x8f);
-    return follows(1) && follows(2) && follows(3) && !is_bad ? 4 : 0;
-  }
-  return 0;
+  const size_t length = utf8_length(text);
+  if (length == 0) return 0;
+  const auto first = static_cast<uint8_t>(text[0]);
+  const bool is_ascii_control = first < 0x20 || first == 0x7f;
+  const bool is_c1_control = first == 0xc2 && static_cast<uint8_t>(text[1]) < 0xa0;
+  return is_ascii_control || is_c1_control ? 0 : length;
 }
 
 bool is_printable(std::string_view text) {

@@ -1,11 +1,14 @@
-// What may be shown to a person as it is: UTF-8 without control characters. Says nothing of how
-// wide it is on a terminal.
+// UTF-8, and what of it may be shown to a person as it is: no control characters. Says nothing of
+// how wide it is on a terminal.
 #pragma once
 
 #include <cstddef>
 #include <string_view>
 
 namespace llmproxy {
+
+// Bytes of the character that `text` opens with; 0 for what is no UTF-8, and at the end.
+size_t utf8_length(std::string_view text);
 
 // Bytes of the character that `text` opens with; 0 for a control character (C0, DEL, C1) and for
 // what is no UTF-8.

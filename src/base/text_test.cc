@@ -8,6 +8,36 @@
 namespace llmproxy {
 namespace {
 
+TEST(Utf8, LengthOfTheFirstCharacter) {
+  const std::pair<std::string_view, size_t> cases[] = {
+      {"", 0},
+      {"a\xff", 1},
+      {{"\0", 1}, 1},
+      {"\x7f", 1},
+      {"\x80", 0},
+      {"\xc1\xbf", 0},  // overlong
+      {"\xc2\x80", 2},
+      {"\xdf\xbfz", 2},
+      {"\xc2", 0},
+      {"\xc2z", 0},
+      {"\xe0\x9f\xbf", 0},  // overlong
+      {"\xe0\xa0\x80", 3},
+      {"\xed\x9f\xbf", 3},
+      {"\xed\xa0\x80", 0},  // surrogate
+      {"\xef\xbf\xbf", 3},
+      {"\xe2\x82", 0},
+      {"\xe2\x82z", 0},
+      {"\xf0\x8f\xbf\xbf", 0},  // overlong
+      {"\xf0\x90\x80\x80", 4},
+      {"\xf4\x8f\xbf\xbf", 4},
+      {"\xf4\x90\x80\x80", 0},  // above U+10FFFF
+      {"\xf5\x80\x80\x80", 0},
+      {"\xf0\x9f\x98", 0},
+      {"\xf0\x9f\x98z", 0},
+  };
+  for (const auto& [text, length] : cases) EXPECT_EQ(utf8_length(text), length) << text;
+}
+
 TEST(PrintableLength, Table) {
   const std::pair<std::string, size_t> cases[] = {
       {"", 0},

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/hex.h"
 #include "http/characters.h"
 
 namespace llmproxy::http {

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstring>
 
+#include "base/hex.h"
 #include "http/characters.h"
 
 namespace llmproxy::http {
@@ -36,12 +37,6 @@ ParseResult invalid(int status, std::string_view reason) {
 }
 Refusal bad(std::string_view reason) {
   return {400, reason};
-}
-
-std::string_view trim(std::string_view text) {
-  while (!text.empty() && is_blank(text.front())) text.remove_prefix(1);
-  while (!text.empty() && is_blank(text.back())) text.remove_suffix(1);
-  return text;
 }
 
 bool is_all(std::string_view text, CharacterClass character_class) {

@@ -5,6 +5,8 @@
 #include <array>
 #include <span>
 
+#include "http/characters.h"
+
 namespace llmproxy {
 namespace {
 
@@ -66,8 +68,7 @@ void append_reply_headers(std::string& out, const http::ResponseHead& head,
 bool is_event_stream(const http::ResponseHead& head) {
   const Header* header = head.find("content-type");
   if (header == nullptr) return false;
-  std::string_view type = header->value.substr(0, header->value.find(';'));
-  while (!type.empty() && (type.back() == ' ' || type.back() == '\t')) type.remove_suffix(1);
+  const std::string_view type = http::trim(header->value.substr(0, header->value.find(';')));
   return http::equals_ignoring_case(type, "text/event-stream");
 }
 
