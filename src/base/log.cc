@@ -160,7 +160,8 @@ void Log::announce(LogLevel level, std::string_view text) {
   bool must_wake = false;
   {
     const std::lock_guard lock(queue_->mutex);
-    if (queue_->lines.size() + line.size() > kQueueBytesMax) {
+    const size_t room = kQueueBytesMax - (level < LogLevel::kError ? kErrorBytesKept : 0);
+    if (queue_->lines.size() + line.size() > room) {
       ++queue_->dropped_untold;
       queue_->dropped_total.fetch_add(1, std::memory_order_relaxed);
     } else {

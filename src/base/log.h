@@ -1,6 +1,7 @@
 // The log: one line an entry, to stderr. A bounded queue stands between the caller and the thread
 // that writes, so no caller ever waits for the reader of stderr: when the queue is full the line is
-// dropped, and the number dropped is logged as soon as there is room.
+// dropped, and the number dropped is logged as soon as there is room. A part of the queue is kept
+// for errors: access lines must not push out what a person bills by.
 //
 // Line: "2026-11-23T14:05:09.123Z INFO text". Control characters, and bytes that are no UTF-8, are
 // written as \xNN, so that no client can forge or colour a line.
@@ -28,7 +29,8 @@ enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError, kCritical };
 class Log {
  public:
   static constexpr std::chrono::milliseconds kGather{5};  // from a first line to its write
-  static constexpr size_t kQueueBytesMax = size_t{4} << 20;
+  static constexpr size_t kQueueBytesMax = size_t{8} << 20;
+  static constexpr size_t kErrorBytesKept = size_t{4} << 20;  // of it, for kError and above
   // The destructor waits this long for a stalled reader.
   static constexpr std::chrono::milliseconds kDrainMax{2000};
 
@@ -45,7 +47,8 @@ class Log {
   // Queues one line if its level is on. Any thread. `text` need not end in a newline.
   void write(LogLevel level, std::string_view text);
 
-  // The same whatever the level: for lines that other programs wait for.
+  // The same whatever the level that is on: for lines that other programs wait for, and for those
+  // that a person bills by.
   void announce(LogLevel level, std::string_view text);
 
   template <class... Args>

@@ -233,6 +233,37 @@ TEST(LogTest, StalledReaderBlocksNobodyAndDropsAreTold) {
   EXPECT_TRUE(pipe.read_once().ends_with("INFO after\n"));
 }
 
+TEST(LogTest, ErrorsFindRoomInAQueueFullOfOtherLines) {
+  Pipe pipe;
+  pipe.shrink();
+  Log log(pipe.writer(), LogLevel::kInfo, 1ms);
+  const std::string text(1000, 'x');
+  for (int i = 0; i < 10; ++i) log.info("{}", text);  // more than the pipe holds
+  pollfd entry{pipe.reader(), POLLIN, 0};
+  ASSERT_EQ(poll(&entry, 1, static_cast<int>(std::chrono::milliseconds(kLong).count())), 1);
+  while (log.dropped() < 10'000) log.write(LogLevel::kWarning, text);
+  const uint64_t dropped = log.dropped();
+  constexpr size_t kErrors = Log::kErrorBytesKept / 1100;
+  for (size_t i = 0; i < kErrors; ++i) {
+    log.write(i % 2 == 0 ? LogLevel::kError : LogLevel::kCritical, text);
+  }
+  EXPECT_EQ(log.dropped(), dropped);
+  log.write(LogLevel::kWarning, text);  // no room for others yet
+  EXPECT_EQ(log.dropped(), dropped + 1);
+  while (log.dropped() == dropped + 1) log.write(LogLevel::kError, text);  // theirs has an end, too
+
+  size_t errors = 0;
+  std::string rest;
+  while (errors < kErrors) {
+    rest += pipe.read_once();
+    for (size_t end = rest.find('\n'); end != std::string::npos; end = rest.find('\n')) {
+      const std::string level = rest.substr(25, 5);
+      errors += level == "ERROR" || level == "CRITI" ? 1 : 0;
+      rest.erase(0, end + 1);
+    }
+  }
+}
+
 TEST(LogTest, LineLongerThanTheQueueIsDropped) {
   Pipe pipe;
   {
