@@ -114,7 +114,9 @@ std::optional<Outcome> read_plainly(std::string_view bytes) {
     extensions += extension;
     if (digits == 0 || digits > 16 || !are_extensions(line->substr(digits))) return std::nullopt;
     if (extension > ChunkedDecoder::kExtensionBytesMax) return std::nullopt;
-    if (extensions > ChunkedDecoder::kExtensionBytesTotalMax) return std::nullopt;
+    if (extensions > ChunkedDecoder::kExtensionBytesFree + outcome.payload.size()) {
+      return std::nullopt;
+    }
     const uint64_t length = std::stoull(std::string(line->substr(0, digits)), nullptr, 16);
     if (length == 0) {
       if (!take_trailers(bytes)) return std::nullopt;

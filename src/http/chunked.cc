@@ -31,6 +31,7 @@ ChunkedDecoder::Step ChunkedDecoder::decode(char* data, size_t size) {
     step.payload += length;
     step.consumed += length;
     chunk_bytes_ -= length;
+    payload_bytes_ += length;
     if (chunk_bytes_ == 0) state_ = State::kPayloadCr;
   }
   step.is_done = state_ == State::kDone;
@@ -95,7 +96,7 @@ ChunkedDecoder::State ChunkedDecoder::next_in_extension(char c) {
   if (c == '\r' && state_ == State::kExtension) return State::kSizeLf;
   if (!is_in(c, kValueCharacter)) return refuse("malformed chunk extension");
   if (++extension_bytes_ > kExtensionBytesMax ||
-      ++extension_bytes_total_ > kExtensionBytesTotalMax) {
+      ++extension_bytes_total_ > kExtensionBytesFree + payload_bytes_) {
     return refuse("chunk extensions too large");
   }
   switch (state_) {

@@ -12,8 +12,10 @@ namespace llmproxy::http {
 class ChunkedDecoder {
  public:
   static constexpr size_t kExtensionBytesMax = 256;  // per chunk
-  static constexpr size_t kTrailerBytesMax = 8192;   // in all
-  static constexpr size_t kExtensionBytesTotalMax = 16384;
+  // In all, beside one for each byte of payload: servers that tag every chunk may do so for as long
+  // as they like, and chunks of one byte with long tags come to their end.
+  static constexpr size_t kExtensionBytesFree = 16384;
+  static constexpr size_t kTrailerBytesMax = 8192;  // in all
 
   struct Step {
     size_t payload = 0;  // bytes of payload now at the front of `data`
@@ -61,7 +63,8 @@ class ChunkedDecoder {
   unsigned digits_ = 0;       // of the size being read
   uint64_t chunk_bytes_ = 0;  // the size being read, then what is left of the chunk
   size_t extension_bytes_ = 0;
-  size_t extension_bytes_total_ = 0;
+  uint64_t extension_bytes_total_ = 0;
+  uint64_t payload_bytes_ = 0;
   size_t trailer_bytes_ = 0;
   std::string_view reason_{};
 };

@@ -181,9 +181,20 @@ TEST(ChunkedDecoder, bound_of_all_extensions) {
   constexpr size_t kEach = 256;
   const std::string chunk = "1;" + std::string(kEach - 1, 'a') + "\r\nx\r\n";
   std::string body;
-  for (size_t i = 0; i < ChunkedDecoder::kExtensionBytesTotalMax / kEach; ++i) body += chunk;
+  for (size_t i = 0; i < ChunkedDecoder::kExtensionBytesFree / kEach; ++i) body += chunk;
+  const std::string last = "0;" + std::string(ChunkedDecoder::kExtensionBytesFree / kEach - 1, 'a');
   EXPECT_EQ(decode(body + "0\r\n\r\n", {}).verdict, kDone);
-  EXPECT_EQ(decode(body + "0;a\r\n\r\n", {}).verdict, kInvalid);
+  EXPECT_EQ(decode(body + last + "\r\n\r\n", {}).verdict, kDone);
+  EXPECT_EQ(decode(body + last + "a\r\n\r\n", {}).verdict, kInvalid);
+}
+
+TEST(ChunkedDecoder, a_long_body_may_tag_each_chunk) {
+  // As signed chunks are: 85 bytes of extension each.
+  const std::string chunk =
+      "55;chunk-signature=" + std::string(69, '0') + "\r\n" + std::string(0x55, 'x') + "\r\n";
+  std::string body;
+  for (int i = 0; i < 10'000; ++i) body += chunk;
+  EXPECT_EQ(decode(body + "0\r\n\r\n", {}).verdict, kDone);
 }
 
 TEST(ChunkedDecoder, bound_of_all_trailers) {
