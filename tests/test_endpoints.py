@@ -62,6 +62,17 @@ def test_models_need_a_key(stand, headers):
         assert client.request("GET", "/v1/models", BEARER).status == 200
 
 
+def test_head_of_models_is_get_without_its_body(stand):
+    with stand[0].connect() as client:
+        got = client.request("GET", "/v1/models", BEARER)
+        client.start("HEAD", "/v1/models", BEARER)
+        head = client.read_head()
+        assert head.status == 200
+        for name in ("Content-Type", "Content-Length"):
+            assert head.header(name) == got.header(name)
+        assert client.request("GET", "/v1/models", BEARER).status == 200  # no body came before it
+
+
 # Paths and methods.
 
 
@@ -96,8 +107,8 @@ def test_unknown_path_is_404(stand, method, path):
         ("PUT", CHAT, "POST"),
         ("DELETE", CHAT, "POST"),
         ("OPTIONS", CHAT, "POST"),
-        ("POST", "/v1/models", "GET"),
-        ("BREW", "/v1/models", "GET"),
+        ("POST", "/v1/models", "GET, HEAD"),
+        ("BREW", "/v1/models", "GET, HEAD"),
     ],
 )
 def test_wrong_method_is_405_with_allow(stand, method, path, allow):

@@ -82,7 +82,7 @@ struct Endpoint {
   std::string (*answer)(const Config& config) = nullptr;
 };
 
-// Null when no endpoint has that path. A path with another method: `allow` gets "GET, POST" and the
+// Null when no endpoint has that path. A path with another method: `allow` gets "GET, HEAD" and the
 // like.
 const Endpoint* find_endpoint(std::string_view method, std::string_view path, std::string& allow);
 
