@@ -7,6 +7,7 @@
 
 #include "api/endpoint.h"
 #include "api/json.h"
+#include "api/splice_trial.h"
 #include "base/check.h"
 
 namespace {

@@ -8,6 +8,7 @@
 
 #include "api/json.h"
 #include "api/json_edit.h"
+#include "api/splice_trial.h"
 #include "base/check.h"
 
 namespace {

@@ -3,6 +3,7 @@
 
 #include "api/endpoint.h"
 #include "api/json.h"
+#include "api/splice_trial.h"
 
 namespace llmproxy {
 namespace {

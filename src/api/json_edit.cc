@@ -139,20 +139,6 @@ Splice add_member(std::string_view text, const std::vector<Member>& members, std
   return splice;
 }
 
-std::string apply_splices(std::string_view text, const std::vector<Splice>& splices) {
-  std::string out;
-  size_t at = 0;
-  for (const Splice& splice : splices) {
-    LLMPROXY_CHECK(splice.offset >= at && splice.offset <= text.size());
-    LLMPROXY_CHECK(splice.remove <= text.size() - splice.offset);
-    out.append(text.substr(at, splice.offset - at));
-    out.append(splice.insert);
-    at = splice.offset + splice.remove;
-  }
-  out.append(text.substr(at));
-  return out;
-}
-
 std::string quote_json(std::string_view text) {
   std::string out = "\"";
   out.reserve(text.size() + 2);

@@ -41,9 +41,6 @@ Splice remove_member(std::string_view text, const std::vector<Member>& members, 
 Splice add_member(std::string_view text, const std::vector<Member>& members, std::string_view key,
                   std::string_view value);
 
-// Applies splices sorted by offset that do not overlap.
-std::string apply_splices(std::string_view text, const std::vector<Splice>& splices);
-
 // `text` between quotes, escaped for JSON (RFC 8259); bytes that are no UTF-8 become U+FFFD.
 std::string quote_json(std::string_view text);
 

@@ -6,6 +6,7 @@
 #include <ostream>
 
 #include "api/json.h"
+#include "api/splice_trial.h"
 
 namespace llmproxy {
 namespace {

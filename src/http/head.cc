@@ -193,10 +193,8 @@ bool is_authority(std::string_view text, bool needs_port) {
   return is_port(rest.substr(1)) || (rest.size() == 1 && !needs_port);
 }
 
-void split_query(std::string_view path_and_query, RequestHead& head) {
-  const size_t mark = path_and_query.find('?');
-  head.path = path_and_query.substr(0, mark);
-  if (mark != std::string_view::npos) head.query = path_and_query.substr(mark + 1);
+std::string_view without_query(std::string_view path_and_query) {
+  return path_and_query.substr(0, path_and_query.find('?'));
 }
 
 Refusal read_absolute_form(RequestHead& head) {
@@ -209,7 +207,7 @@ Refusal read_absolute_form(RequestHead& head) {
   if (!is_authority(head.target.substr(scheme, end - scheme), false)) {
     return bad("malformed authority in the request target");
   }
-  split_query(head.target.substr(end), head);
+  head.path = without_query(head.target.substr(end));
   // An empty path means `/` (RFC 9110 section 4.2.3); the scheme ends in one.
   if (head.path.empty()) head.path = head.target.substr(scheme - 1, 1);
   return {};
@@ -223,7 +221,7 @@ Refusal read_target(RequestHead& head) {
     return is_authority(head.target, true) ? Refusal{} : bad("malformed request target");
   }
   if (head.target.front() == '/') {
-    split_query(head.target, head);
+    head.path = without_query(head.target);
     return {};
   }
   if (head.target == "*") {

@@ -31,7 +31,6 @@ struct RequestHead {
   std::string_view method;
   std::string_view target;  // as sent
   std::string_view path;    // of origin or absolute form, before `?`
-  std::string_view query;   // after `?`, without it
   int minor_version = 1;    // HTTP/1.0 or 1.1
   std::vector<Header> headers;
 
