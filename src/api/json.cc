@@ -42,19 +42,22 @@ ThreadParser& thread_parser() {
 JsonText::JsonText(std::string_view text) {
   ThreadParser& own = thread_parser();
   LLMPROXY_CHECK(!own.is_used);
-  own.is_used = true;
   if (text.size() > own.capacity || own.parser == nullptr) {
     own.release();
     own.capacity =
         std::max(kBufferMin, text.size() <= kBufferKept / 2 ? text.size() * 2 : text.size());
-    own.buffer = std::make_unique<char[]>(own.capacity + simdjson::SIMDJSON_PADDING);
+    own.buffer = std::make_unique_for_overwrite<char[]>(own.capacity + simdjson::SIMDJSON_PADDING);
     own.parser = std::make_unique<simdjson::dom::parser>();
     error_ = own.parser->allocate(own.capacity, kJsonDepthMax);
-    if (error_ != simdjson::SUCCESS) return;
+  } else {
+    error_ = simdjson::SUCCESS;
   }
-  std::memcpy(own.buffer.get(), text.data(), text.size());
-  std::memset(own.buffer.get() + text.size(), 0, simdjson::SIMDJSON_PADDING);
-  error_ = own.parser->parse(own.buffer.get(), text.size(), false).get(root_);
+  if (error_ == simdjson::SUCCESS) {
+    std::memcpy(own.buffer.get(), text.data(), text.size());
+    std::memset(own.buffer.get() + text.size(), 0, simdjson::SIMDJSON_PADDING);
+    error_ = own.parser->parse(own.buffer.get(), text.size(), false).get(root_);
+  }
+  own.is_used = true;  // not before what may throw: no destructor would take it back
 }
 
 JsonText::~JsonText() {

@@ -3,13 +3,31 @@
 
 #include <gtest/gtest.h>
 
+#include <new>
 #include <string>
+
+#include "base/test_allocations.h"
 
 namespace llmproxy {
 namespace {
 
 bool is_json(std::string_view text) {
   return JsonText(text).ok();
+}
+
+TEST(JsonText, ServesOnAfterItRanOutOfMemory) {
+  const std::string text = "[" + std::string(3 << 20, ' ') + "]";
+  for (const int passed : {0, 1, 2, 3}) {  // the copy, and what the parser takes
+    allocation_fault.arm(1 << 20, passed);
+    try {
+      const JsonText json(text);
+      EXPECT_TRUE(json.ok() || json.error() == simdjson::MEMALLOC) << passed;
+    } catch (const std::bad_alloc&) {
+    }
+    allocation_fault.arm(0);
+    EXPECT_TRUE(is_json(text)) << passed;
+    EXPECT_TRUE(is_json("{}")) << passed;
+  }
 }
 
 std::string nested(size_t depth) {

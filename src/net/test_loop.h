@@ -14,13 +14,11 @@
 #include <string>
 #include <system_error>
 
+#include "base/test_allocations.h"
 #include "net/loop.h"
 #include "net/task.h"
 
 namespace llmproxy::net {
-
-// Calls of operator new on this thread (see allocations_test.cc).
-extern thread_local size_t allocations;
 
 // Far enough for every test that works; a test that hangs fails instead.
 constexpr std::chrono::seconds kPatience{20};
