@@ -8,6 +8,7 @@
 #include <optional>
 #include <utility>
 
+#include "net/interrupt.h"
 #include "net/loop.h"
 
 namespace llmproxy::net {
@@ -46,25 +47,10 @@ class Completion final : Posted {
   std::optional<T> value_;
 };
 
-class Notice;
-
-// Ends a wait for a Notice early, as if its deadline had come; every later wait ends at once. One
-// thread.
-class Interrupt {
- public:
-  void fire();
-  bool is_fired() const { return is_fired_; }
-
- private:
-  friend class Notice;
-  Notice* waiting_ = nullptr;
-  bool is_fired_ = false;
-};
-
 // Something has happened; what, the shared object that holds the Notice knows. give() at most once,
 // from any thread; wait() at most once, on the loop's thread. The loop outlives whoever may still
 // give().
-class Notice final : public std::enable_shared_from_this<Notice>, Posted, Timer {
+class Notice final : public std::enable_shared_from_this<Notice>, Posted, Timer, Interruptible {
  public:
   static std::shared_ptr<Notice> make(Loop& loop) { return std::make_shared<Notice>(loop); }
   explicit Notice(Loop& loop) : Timer(loop), loop_(loop) {}
@@ -77,37 +63,36 @@ class Notice final : public std::enable_shared_from_this<Notice>, Posted, Timer 
   class Wait {
    public:
     Wait(Notice& notice, MonotonicTime deadline, Interrupt* interrupt)
-        : notice_(notice), deadline_(deadline), interrupt_(interrupt) {}
-    bool await_ready() const {
-      return notice_.is_given_ || (interrupt_ != nullptr && interrupt_->is_fired_);
-    }
+        : notice_(notice),
+          deadline_(deadline),
+          is_fired_(interrupt != nullptr && interrupt->is_fired()),
+          guard_(interrupt, notice) {}
+    bool await_ready() const { return notice_.is_given_ || is_fired_; }
     void await_suspend(std::coroutine_handle<> waiting) {
+      notice_.arm(deadline_);  // first: it may throw, and then nobody waits
       notice_.waiting_ = waiting;
-      notice_.arm(deadline_);
-      if (interrupt_ != nullptr) interrupt_->waiting_ = &notice_;
     }
-    bool await_resume() const {  // false: the deadline or the interrupt came first
-      if (interrupt_ != nullptr) interrupt_->waiting_ = nullptr;
-      return notice_.is_given_;
-    }
+    // False: the deadline or the interrupt came first.
+    bool await_resume() const { return notice_.is_given_; }
 
    private:
     Notice& notice_;
     MonotonicTime deadline_;
-    Interrupt* interrupt_;
+    bool is_fired_;
+    Interrupt::Guard guard_;
   };
   Wait wait(MonotonicTime deadline, Interrupt* interrupt = nullptr) {
     return {*this, deadline, interrupt};
   }
 
  private:
-  friend class Interrupt;
   void run() override {
     const std::shared_ptr<Notice> self = std::move(self_);
     is_given_ = true;
     resume();
   }
   void on_deadline() override { resume(); }
+  void interrupt() override { resume(); }
   void resume() {
     unqueue();
     if (waiting_) std::exchange(waiting_, nullptr).resume();
@@ -118,10 +103,5 @@ class Notice final : public std::enable_shared_from_this<Notice>, Posted, Timer 
   std::coroutine_handle<> waiting_;
   std::shared_ptr<Notice> self_;  // keeps it alive while it is posted
 };
-
-inline void Interrupt::fire() {
-  is_fired_ = true;
-  if (waiting_ != nullptr) waiting_->resume();
-}
 
 }  // namespace llmproxy::net

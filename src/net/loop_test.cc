@@ -457,6 +457,40 @@ Task<void> given_by_a_thread_around_the_deadline(Loop& loop) {
   co_await NextRound(loop);
 }
 
+// A wait that cannot begin leaves nobody waiting.
+Task<void> out_of_memory(Loop& loop) {
+  const auto notice = Notice::make(loop);
+  bool has_thrown = false;
+  allocation_fault.arm(1);  // the loop's list of timers
+  try {
+    co_await notice->wait(soon());
+  } catch (const std::bad_alloc&) {
+    has_thrown = true;
+  }
+  EXPECT_TRUE(has_thrown);
+  notice->give();
+  const MonotonicTime when = loop.now() + std::chrono::milliseconds(5);
+  co_await Sleep(loop, when);
+  EXPECT_GE(loop.now(), when);
+}
+
+Task<void> interrupted(Loop& loop) {
+  Interrupt interrupt;
+  const auto first = Notice::make(loop);
+  FunctionWork later([&] { interrupt.fire(); });
+  loop.post(later);
+  EXPECT_FALSE(co_await first->wait(kNever, &interrupt));
+  const auto second = Notice::make(loop);
+  EXPECT_FALSE(co_await second->wait(kNever, &interrupt));  // at once
+  interrupt.fire();
+}
+
+TEST(Notice, AWaitThatCannotBeginIsNone) {
+  run_on_loop(out_of_memory);
+}
+TEST(Notice, Interrupted) {
+  run_on_loop(interrupted);
+}
 TEST(Notice, GivenBeforeTheWait) {
   run_on_loop(given_before_wait);
 }

@@ -30,12 +30,6 @@ void forget_errors() {
   errno = 0;
 }
 
-size_t total_bytes(std::span<const iovec> parts) {
-  size_t total = 0;
-  for (const iovec& part : parts) total += part.iov_len;
-  return total;
-}
-
 }  // namespace
 
 Socket::Socket(Loop& loop, int fd) : loop_(loop), fd_(fd), deadline_(loop, *this) {
@@ -78,9 +72,10 @@ bool Socket::Operation::await_suspend(std::coroutine_handle<> waiting) {
     return false;
   }
   LLMPROXY_CHECK(socket_.operation_ == nullptr);
+  // First: it may throw, and then nobody waits.
+  socket_.deadline_.arm(socket_.is_pausing_ ? socket_.loop_.now() + kNextRound : deadline_);
   waiting_ = waiting;
   socket_.operation_ = this;
-  socket_.deadline_.arm(socket_.is_pausing_ ? socket_.loop_.now() + kNextRound : deadline_);
   return true;
 }
 
@@ -135,6 +130,11 @@ bool Socket::is_quiet() {
   const int returned = SSL_peek_ex(ssl_, &byte, 1, &bytes);
   tls_result(returned, bytes, would_block);
   return would_block;
+}
+
+bool Socket::is_quiet_now() {
+  is_readable_ = true;
+  return is_quiet();
 }
 
 void Socket::shutdown_write() {
@@ -197,14 +197,18 @@ bool Socket::Readable::attempt() {
   return socket_.is_readable_ || (socket_.ssl_ != nullptr && SSL_pending(socket_.ssl_) > 0);
 }
 
-Socket::Write::Write(Socket& socket, std::span<iovec> parts, Milliseconds stall)
-    : Operation(socket, socket.loop_.now() + stall), parts_(parts), stall_(stall) {}
+Socket::Write::Write(Socket& socket, std::span<iovec> parts, Milliseconds stall, Pace pace,
+                     bool may_answer)
+    : Operation(socket, socket.loop_.now() + stall),
+      parts_(parts),
+      stall_(stall),
+      pace_(pace),
+      may_answer_(may_answer) {}
 
 void Socket::Write::advance(size_t n) {
   result_.bytes += n;
-  socket_.bytes_written_ += n;
   while (!parts_.empty() && n >= parts_.front().iov_len) {
-    n -= parts_.front().iov_len;
+    n -= std::exchange(parts_.front().iov_len, 0);
     parts_ = parts_.subspan(1);
   }
   if (n > 0) {
@@ -219,17 +223,24 @@ bool Socket::Write::attempt() {
       result_.status = IoStatus::kReset;
       return true;
     }
-    if (!socket_.is_writable_) return false;
-    bool would_block = false;
-    const size_t wanted = total_bytes(parts_);
-    const IoResult result = socket_.write_now(parts_, would_block);
+    bool would_block = !socket_.is_writable_;
+    IoResult result;
+    if (!would_block) result = socket_.write_now(parts_, would_block);
+    if (would_block) {
+      if (!may_answer_ || socket_.is_quiet()) return false;
+      result.status = IoStatus::kAnswered;
+    }
     if (!result.ok()) {
       result_.status = result.status;
       return true;
     }
-    if (would_block) return false;
     advance(result.bytes);
-    if (result.bytes < wanted && socket_.operation_ == this) {
+    if (parts_.empty()) return true;
+    if (!pace_.keeps(result.bytes, socket_.loop_.now())) {
+      result_.status = IoStatus::kTimeout;
+      return true;
+    }
+    if (socket_.operation_ == this) {
       socket_.deadline_.arm(socket_.loop_.now() + stall_);  // it moved: the stall begins anew
     }
   }

@@ -14,7 +14,9 @@
 #include <string>
 #include <utility>
 
+#include "net/interrupt.h"
 #include "net/loop.h"
+#include "net/pace.h"
 
 struct ssl_st;
 
@@ -26,6 +28,7 @@ enum class IoStatus : uint8_t {
   kReset,  // RST, EPIPE, or TLS torn off without close_notify
   kTimeout,
   kCancelled,  // cancel() was called
+  kAnswered,   // write_unless_answered(): the peer spoke, or ended, before it had taken all
   kFailed,     // TLS refused (certificate, protocol), or an error of the system: see error_text()
 };
 
@@ -35,7 +38,7 @@ struct IoResult {
   bool ok() const { return status == IoStatus::kOk; }
 };
 
-class Socket final : Watched {
+class Socket final : Watched, public Interruptible {
  public:
   // Told of an event while nobody waits: the peer of an idle connection has closed it, or speaks
   // unasked.
@@ -99,13 +102,15 @@ class Socket final : Watched {
 
   class Write final : public Operation {
    public:
-    Write(Socket& socket, std::span<iovec> parts, Milliseconds stall);
+    Write(Socket& socket, std::span<iovec> parts, Milliseconds stall, Pace pace, bool may_answer);
 
    private:
     bool attempt() override;
     void advance(size_t n);
     std::span<iovec> parts_;
     Milliseconds stall_;
+    Pace pace_;
+    bool may_answer_;
   };
 
   class Connect final : public Operation {
@@ -130,8 +135,17 @@ class Socket final : Watched {
   }
   // Until there is something to read (bytes or the end). Needs no buffer.
   Readable readable(MonotonicTime deadline) { return {*this, deadline}; }
-  // All of `parts`, which is used up on the way. Times out when the peer takes nothing for `stall`.
-  Write write_all(std::span<iovec> parts, Milliseconds stall) { return {*this, parts, stall}; }
+  // All of `parts`, which is used up on the way: parts that were sent end as empty ones. Times out
+  // when the peer takes nothing for `stall`, or less than `rate_min` bytes a second for `window`.
+  Write write_all(std::span<iovec> parts, Milliseconds stall, size_t rate_min = 0,
+                  Milliseconds window = Pace::kWindow) {
+    return {*this, parts, stall, Pace(rate_min, loop_.now(), window), false};
+  }
+  // The same, but while the peer takes nothing, what it says ends the wait: kAnswered. The rest of
+  // `parts` may be written later.
+  Write write_unless_answered(std::span<iovec> parts, Milliseconds stall) {
+    return {*this, parts, stall, Pace(0, loop_.now()), true};
+  }
   // Ends when a connect(2) that was begun on the descriptor has ended.
   Connect connected(MonotonicTime deadline) { return {*this, deadline}; }
 
@@ -145,20 +159,22 @@ class Socket final : Watched {
   // is still done. Resumes the waiting coroutine before it returns, which may destroy this socket
   // and more.
   void cancel();
-  bool is_waited_on() const { return operation_ != nullptr; }
+  void interrupt() override { cancel(); }
 
   // The peer is gone for sure (RST or an error): nothing more reaches it. A FIN alone is no such
   // thing.
   bool is_reset() const { return is_reset_; }
 
   void set_idle_watcher(IdleWatcher* watcher) { idle_watcher_ = watcher; }
-  bool is_quiet();  // no byte and no end has come that nobody has read
+  // No byte and no end has come that nobody has read: as far as the loop was told, or asking the
+  // kernel.
+  bool is_quiet();
+  bool is_quiet_now();
 
   // Sends FIN, keeps reading possible.
   void shutdown_write();
 
   int fd() const { return fd_; }
-  uint64_t bytes_written() const { return bytes_written_; }
   const std::string& error_text() const { return error_text_; }
 
  private:
@@ -197,7 +213,6 @@ class Socket final : Watched {
   ssl_st* ssl_ = nullptr;
   Operation* operation_ = nullptr;
   IdleWatcher* idle_watcher_ = nullptr;
-  uint64_t bytes_written_ = 0;
   Deadline deadline_;
   std::string error_text_;
 };

@@ -89,7 +89,6 @@ Task<void> read_and_write(Loop& loop) {
   const IoResult written = co_await write_text(*ends.socket, "an answer");
   EXPECT_TRUE(written.ok());
   EXPECT_EQ(written.bytes, 9u);
-  EXPECT_EQ(ends.socket->bytes_written(), 9u);
   std::array<char, 64> got;
   EXPECT_EQ(recv(ends.peer, got.data(), got.size(), 0), 9);
   const Later later(loop, [&] { send_text(ends.peer, "second"); });
@@ -125,7 +124,6 @@ Task<void> write_in_pieces(Loop& loop) {
   const IoResult written = co_await ends.socket->write_all(parts, kStall);
   EXPECT_TRUE(written.ok());
   EXPECT_EQ(written.bytes, wanted.size());
-  EXPECT_EQ(ends.socket->bytes_written(), wanted.size());
   ends.socket.reset();
   while (status == IoStatus::kOk) co_await NextRound(loop);
   EXPECT_EQ(status, IoStatus::kEnd);
@@ -157,11 +155,110 @@ Task<void> stall(Loop& loop) {
   EXPECT_EQ(result.status, IoStatus::kTimeout);
   EXPECT_GT(result.bytes, 0u);
   EXPECT_LT(result.bytes, text.size());
-  EXPECT_EQ(ends.socket->bytes_written(), result.bytes);
 }
 
 TEST(Socket, WriteTimesOutWhenThePeerTakesNothing) {
   run_on_loop(stall);
+}
+
+// A peer that takes a little now and then, which moves the stall's deadline each time.
+class Sipper final : Timer {
+ public:
+  Sipper(Loop& loop, int fd) : Timer(loop), loop_(loop), fd_(fd) { arm(loop.now()); }
+
+ private:
+  void on_deadline() override {
+    std::array<char, 4096> buffer;
+    recv(fd_, buffer.data(), buffer.size(), 0);
+    arm(loop_.now() + Milliseconds(1));
+  }
+  Loop& loop_;
+  int fd_;
+};
+
+Task<void> slow_reader(Loop& loop) {
+  Ends ends(loop, {.send_bytes = 4096, .receive_bytes = 4096});
+  const Sipper sipper(loop, ends.peer);
+  std::string text(64 << 20, 'x');
+  for (const bool is_fast_enough : {true, false}) {
+    const size_t bytes = is_fast_enough ? 1 << 18 : text.size();
+    const size_t rate_min = is_fast_enough ? 1 : size_t{1} << 40;
+    iovec part{text.data(), bytes};
+    const IoResult result =
+        co_await ends.socket->write_all({&part, 1}, kStall, rate_min, Milliseconds(5));
+    EXPECT_EQ(result.status, is_fast_enough ? IoStatus::kOk : IoStatus::kTimeout);
+    EXPECT_GT(result.bytes, 0u);
+  }
+}
+
+TEST(Socket, WriteTimesOutWhenThePeerTakesTooLittle) {
+  run_on_loop(slow_reader);
+}
+
+TEST(Pace, IsOfEachWindow) {
+  using std::chrono::seconds;
+  const MonotonicTime begin = monotonic_now();
+  Pace pace(100, begin, seconds(10));
+  EXPECT_TRUE(pace.keeps(0, begin + seconds(9)));
+  EXPECT_TRUE(pace.keeps(100'000, begin + seconds(10)));  // what it brought early
+  EXPECT_TRUE(pace.keeps(900, begin + seconds(19)));
+  EXPECT_TRUE(pace.keeps(100, begin + seconds(20)));
+  EXPECT_TRUE(pace.keeps(1, begin + seconds(29)));
+  EXPECT_FALSE(pace.keeps(998, begin + seconds(30)));  // does not help it later
+  Pace off(0, begin, seconds(10));
+  EXPECT_TRUE(off.keeps(0, begin + seconds(1000)));
+}
+
+// What the peer says while it takes nothing ends the wait; the rest may follow.
+Task<void> answered(Loop& loop) {
+  Ends ends(loop, {.send_bytes = 4096, .receive_bytes = 4096});
+  std::string head = "head", body(1 << 20, 'b'), tail = "tail";
+  std::array<iovec, 4> parts{iovec{head.data(), head.size()}, iovec{}, {}, {}};
+  parts[2] = {body.data(), body.size()};
+  parts[3] = {tail.data(), tail.size()};
+  const Later later(loop, [&] { send_text(ends.peer, "100"); });
+  const IoResult cut = co_await ends.socket->write_unless_answered(parts, kStall);
+  EXPECT_EQ(cut.status, IoStatus::kAnswered);
+  EXPECT_GT(cut.bytes, head.size());
+  std::string answer;
+  EXPECT_TRUE((co_await read_text(*ends.socket, answer)).ok());
+  EXPECT_EQ(answer, "100");
+
+  Socket reader(loop, std::exchange(ends.peer, -1));
+  std::string all;
+  IoStatus status = IoStatus::kOk;
+  spawn(read_into(reader, all, status));
+  const IoResult rest = co_await ends.socket->write_unless_answered(parts, kStall);
+  EXPECT_TRUE(rest.ok());
+  ends.socket.reset();
+  while (status == IoStatus::kOk) co_await NextRound(loop);
+  EXPECT_TRUE(all == head + body + tail);
+}
+
+TEST(Socket, AnAnswerEndsAWriteThatWaits) {
+  run_on_loop(answered);
+}
+
+// A wait that cannot begin leaves nobody waiting.
+Task<void> out_of_memory(Loop& loop) {
+  Ends ends(loop);
+  std::string text;
+  std::string buffer(16, 0);
+  bool has_thrown = false;
+  allocation_fault.arm(1);  // the loop's list of timers
+  try {
+    co_await ends.socket->read_some(buffer.data(), buffer.size(), soon());
+  } catch (const std::bad_alloc&) {
+    has_thrown = true;
+  }
+  EXPECT_TRUE(has_thrown);
+  const Later later(loop, [&] { send_text(ends.peer, "text"); });
+  EXPECT_TRUE((co_await read_text(*ends.socket, text)).ok());
+  EXPECT_EQ(text, "text");
+}
+
+TEST(Socket, AWaitThatCannotBeginIsNone) {
+  run_on_loop(out_of_memory);
 }
 
 Task<void> deadlines(Loop& loop) {
@@ -190,16 +287,33 @@ Task<void> read_status(Socket& socket, std::optional<IoStatus>& status) {
   status = (co_await socket.read_some(buffer.data(), buffer.size(), soon())).status;
 }
 
+Task<void> interrupted(Loop& loop) {
+  Interrupt interrupt;
+  for (const bool is_fired_before : {false, true}) {
+    Ends ends(loop);
+    const Interrupt::Guard guard(&interrupt, *ends.socket);
+    std::optional<IoStatus> status;
+    spawn(read_status(*ends.socket, status));
+    EXPECT_EQ(status.has_value(), is_fired_before);
+    if (!is_fired_before) interrupt.fire();
+    EXPECT_EQ(status, IoStatus::kCancelled);
+  }
+  interrupt.fire();  // what it was told of is gone
+  co_return;
+}
+
+TEST(Socket, Interrupted) {
+  run_on_loop(interrupted);
+}
+
 Task<void> cancelling(Loop& loop) {
   Ends ends(loop, {.send_bytes = 4096, .receive_bytes = 4096});
   std::optional<IoStatus> status;
   spawn(read_status(*ends.socket, status));
   EXPECT_FALSE(ends.socket->is_reset());
   EXPECT_FALSE(status.has_value());
-  EXPECT_TRUE(ends.socket->is_waited_on());
   ends.socket->cancel();
   EXPECT_EQ(status, IoStatus::kCancelled);
-  EXPECT_FALSE(ends.socket->is_waited_on());
 
   status.reset();
   spawn(read_status(*ends.socket, status));
