@@ -1,6 +1,7 @@
 // Level-triggered and EPOLLEXCLUSIVE: one server of several wakes for a new connection.
 #include "net/listener.h"
 
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
@@ -47,7 +48,7 @@ void send_and_close(int fd, std::string_view bytes) {
 }
 
 Listener::Listener(Loop& loop, const ListenSocket& socket, Acceptor& acceptor)
-    : Timer(loop), loop_(loop), fd_(dup(socket.fd())), acceptor_(acceptor) {
+    : Timer(loop), loop_(loop), fd_(fcntl(socket.fd(), F_DUPFD_CLOEXEC, 0)), acceptor_(acceptor) {
   if (fd_ < 0 || !start()) throw std::system_error(errno, std::generic_category(), "listener");
 }
 
