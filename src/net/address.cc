@@ -68,13 +68,6 @@ std::vector<Address> resolve_now(const std::string& host, uint16_t port, std::st
   return addresses;
 }
 
-struct Resolver::Question {
-  std::string host;
-  uint16_t port;
-  Resolved answer;  // written before the notice is given
-  std::shared_ptr<Notice> notice;
-};
-
 struct Resolver::Shared {
   explicit Shared(LookUp* its_look_up) : look_up(its_look_up) {}
   LookUp* const look_up;
@@ -104,40 +97,48 @@ void Resolver::run(std::shared_ptr<Shared> shared) {
     shared->questions.pop_front();
     if (question.use_count() == 1) continue;  // who asked has given up
     lock.unlock();
-    question->answer.addresses =
-        shared->look_up(question->host, question->port, question->answer.error);
+    question->answer_.addresses =
+        shared->look_up(question->host_, question->port_, question->answer_.error);
     lock.lock();
     if (shared->is_stopping) return;  // the loops may be gone
-    question->notice->give();
+    question->is_answered_ = true;
+    for (const auto& notice : question->waiting_) notice->give();
+    question->waiting_.clear();
   }
 }
 
-Task<Resolved> Resolver::resolve(Loop& loop, std::string host, uint16_t port,
-                                 MonotonicTime deadline) {
-  if (const auto literal = Address::from_literal(host, port)) {
-    Resolved resolved;
-    resolved.addresses.push_back(*literal);
-    co_return resolved;
-  }
+std::shared_ptr<Resolver::Question> Resolver::ask(std::string host, uint16_t port) {
   auto question = std::make_shared<Question>();
-  question->host = std::move(host);
-  question->port = port;
-  question->notice = Notice::make(loop);
+  if (const auto literal = Address::from_literal(host, port)) {
+    question->answer_.addresses.push_back(*literal);
+    question->is_answered_ = true;
+    return question;
+  }
+  question->host_ = std::move(host);
+  question->port_ = port;
+  const std::lock_guard lock(shared_->mutex);
+  if (shared_->questions.size() >= kQueueMax) {
+    question->answer_.error = "too many names waiting to be resolved";
+    question->is_answered_ = true;
+    return question;
+  }
+  shared_->questions.push_back(question);
+  shared_->asked.notify_one();
+  return question;
+}
+
+Task<void> Resolver::wait(Loop& loop, std::shared_ptr<Question> question, MonotonicTime deadline,
+                          Interrupt* interrupt) {
+  const auto notice = Notice::make(loop);
   {
     const std::lock_guard lock(shared_->mutex);
-    if (shared_->questions.size() >= kQueueMax) {
-      Resolved full;
-      full.error = "too many names waiting to be resolved";
-      co_return full;
-    }
-    shared_->questions.push_back(question);
-    shared_->asked.notify_one();
+    if (question->is_answered_) co_return;
+    question->waiting_.push_back(notice);
   }
-  if (co_await question->notice->wait(deadline)) co_return std::move(question->answer);
-  Resolved late;
-  late.error = "the name was not resolved in time";
-  late.is_timeout = true;
-  co_return late;
+  const bool is_given = co_await notice->wait(deadline, interrupt);
+  if (is_given) co_return;
+  const std::lock_guard lock(shared_->mutex);
+  std::erase(question->waiting_, notice);  // nobody is told who may be gone by then
 }
 
 }  // namespace llmproxy::net

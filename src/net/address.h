@@ -3,6 +3,7 @@
 
 #include <sys/socket.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -34,11 +35,10 @@ std::vector<Address> resolve_now(const std::string& host, uint16_t port, std::st
 struct Resolved {
   std::vector<Address> addresses;  // empty: `error` says why
   std::string error{};
-  bool is_timeout = false;
 };
 
 // getaddrinfo(3) on threads of its own. Any loop may ask. A look-up that hangs is left behind at
-// the end.
+// the end; its thread tells nobody then. The resolver ends before the loops that asked it.
 class Resolver {
  public:
   static constexpr size_t kThreads = 2;
@@ -51,10 +51,29 @@ class Resolver {
   Resolver(const Resolver&) = delete;
   Resolver& operator=(const Resolver&) = delete;
 
-  Task<Resolved> resolve(Loop& loop, std::string host, uint16_t port, MonotonicTime deadline);
+  // A look-up, under way or done; any number may wait for it, each on its own loop. It is begun for
+  // as long as anybody holds it.
+  class Question {
+   public:
+    // Null while it is under way.
+    const Resolved* answer() const { return is_answered_ ? &answer_ : nullptr; }
+
+   private:
+    friend class Resolver;
+    std::string host_;
+    uint16_t port_ = 0;
+    Resolved answer_;  // written before is_answered_
+    std::atomic<bool> is_answered_{false};
+    std::vector<std::shared_ptr<Notice>> waiting_;  // guarded by the mutex of Shared
+  };
+
+  // Answered at once when the host is a literal, or when there are too many.
+  std::shared_ptr<Question> ask(std::string host, uint16_t port);
+  // Until it is answered, the deadline, or the interrupt.
+  Task<void> wait(Loop& loop, std::shared_ptr<Question> question, MonotonicTime deadline,
+                  Interrupt* interrupt = nullptr);
 
  private:
-  struct Question;
   struct Shared;
   static void run(std::shared_ptr<Shared> shared);
   std::shared_ptr<Shared> shared_;

@@ -90,10 +90,13 @@ class ResolverTest : public testing::Test {
   SlowNames names;
 };
 
+constexpr const char* kGivenUp = "given up";
+
 Task<void> resolve_into(Resolver& resolver, Loop& loop, std::string host, MonotonicTime deadline,
                         std::vector<Resolved>& out) {
-  Resolved resolved = co_await resolver.resolve(loop, std::move(host), 80, deadline);
-  out.push_back(std::move(resolved));
+  const auto question = resolver.ask(std::move(host), 80);
+  co_await resolver.wait(loop, question, deadline);
+  out.push_back(question->answer() != nullptr ? *question->answer() : Resolved{{}, kGivenUp});
 }
 
 Task<void> stop_when(Loop& loop, const std::vector<Resolved>& out, size_t count) {
@@ -110,18 +113,17 @@ void run_until(Loop& loop, const std::vector<Resolved>& out, size_t count) {
 TEST_F(ResolverTest, AnswersAndErrors) {
   Loop loop;
   Resolver resolver(SlowNames::look_up);
-  names.open();
   std::vector<Resolved> out;
   spawn(resolve_into(resolver, loop, "good", soon(), out));
   spawn(resolve_into(resolver, loop, "bad", soon(), out));
   spawn(resolve_into(resolver, loop, "127.0.0.1", soon(), out));
   ASSERT_EQ(out.size(), 1u);  // a literal is not waited for
   EXPECT_EQ(out[0].addresses.at(0).text(), "127.0.0.1:80");
+  names.open();
   run_until(loop, out, 3);
   ASSERT_EQ(out.size(), 3u);
   for (size_t i = 1; i < 3; ++i) {
     EXPECT_EQ(out[i].addresses.empty(), out[i].error == "no such name");
-    EXPECT_FALSE(out[i].is_timeout);
   }
   EXPECT_NE(out[1].addresses.empty(), out[2].addresses.empty());
 }
@@ -135,7 +137,7 @@ TEST_F(ResolverTest, HangingLookUpIsGivenUpAndLeftBehind) {
     names.wait_for_asked(1);
     run_until(loop, out, 1);
     ASSERT_EQ(out.size(), 1u);
-    EXPECT_TRUE(out[0].is_timeout);
+    EXPECT_EQ(out[0].error, kGivenUp);
     EXPECT_TRUE(out[0].addresses.empty());
   }  // neither the resolver nor the loop waits for it
   names.open();
@@ -157,10 +159,46 @@ TEST_F(ResolverTest, QueueIsBounded) {
   spawn(resolve_into(resolver, loop, "one too many", soon(), out));
   ASSERT_EQ(out.size(), 1u);
   EXPECT_EQ(out[0].error, "too many names waiting to be resolved");
-  EXPECT_FALSE(out[0].is_timeout);
   names.open();
   run_until(loop, out, 1 + Resolver::kQueueMax + Resolver::kThreads);
   EXPECT_EQ(out.size(), 1 + Resolver::kQueueMax + Resolver::kThreads);
+}
+
+Task<void> wait_for(Resolver& resolver, Loop& loop, std::shared_ptr<Resolver::Question> question,
+                    Interrupt* interrupt, std::vector<Resolved>& out) {
+  co_await resolver.wait(loop, question, soon(), interrupt);
+  out.push_back(question->answer() != nullptr ? *question->answer() : Resolved{{}, kGivenUp});
+}
+
+TEST_F(ResolverTest, ManyWaitForOneLookUp) {
+  Loop loop;
+  Resolver resolver(SlowNames::look_up);
+  std::vector<Resolved> out;
+  const auto question = resolver.ask("good", 80);
+  for (int i = 0; i < 100; ++i) spawn(wait_for(resolver, loop, question, nullptr, out));
+  names.wait_for_asked(1);
+  EXPECT_TRUE(out.empty());
+  names.open();
+  run_until(loop, out, 100);
+  EXPECT_EQ(names.asked.size(), 1u);
+  for (const Resolved& resolved : out) EXPECT_EQ(resolved.addresses.size(), 1u);
+}
+
+TEST_F(ResolverTest, AWaitIsInterrupted) {
+  Loop loop;
+  Resolver resolver(SlowNames::look_up);
+  Interrupt interrupt;
+  std::vector<Resolved> out;
+  const auto question = resolver.ask("good", 80);
+  spawn(wait_for(resolver, loop, question, &interrupt, out));
+  EXPECT_TRUE(out.empty());
+  interrupt.fire();
+  ASSERT_EQ(out.size(), 1u);
+  EXPECT_EQ(out[0].error, kGivenUp);
+  names.open();
+  spawn(wait_for(resolver, loop, question, nullptr, out));
+  run_until(loop, out, 2);
+  EXPECT_EQ(out[1].addresses.size(), 1u);
 }
 
 class OpenLater final : public Timer {
@@ -181,7 +219,7 @@ TEST_F(ResolverTest, WhoGaveUpIsNotLookedUp) {
   }
   names.wait_for_asked(Resolver::kThreads);
   const MonotonicTime past = loop.now() - std::chrono::seconds(1);
-  for (int i = 0; i < 10; ++i) spawn(resolve_into(resolver, loop, "given up", past, out));
+  for (int i = 0; i < 10; ++i) spawn(resolve_into(resolver, loop, "nobody waits", past, out));
   spawn(resolve_into(resolver, loop, "last", soon(), out));
   const OpenLater later(loop, names);
   run_until(loop, out, Resolver::kThreads + 11);

@@ -38,6 +38,8 @@ std::unique_ptr<BackendConnection> BackendPool::take_idle(const Backend& backend
     idle.pop_back();
     if (connection->idle_until_ <= loop_.now()) continue;  // the sweep is late
     connection->socket.set_idle_watcher(nullptr);
+    // What came since the loop last looked is no reply to the call that goes out now.
+    if (!connection->socket.is_quiet_now()) continue;
     return connection;
   }
   return nullptr;
@@ -80,38 +82,61 @@ TlsContext* BackendPool::find_context(const Origin& origin, std::string& error) 
   return context.get();
 }
 
-Task<Connected> BackendPool::connect(const Backend& backend, MonotonicTime deadline) {
+void BackendPool::Place::take_answer(MonotonicTime now) {
+  const Resolved* answer = question != nullptr ? question->answer() : nullptr;
+  if (answer == nullptr) return;
+  if (!answer->addresses.empty()) {
+    addresses = answer->addresses;
+    has_failed = false;
+  }
+  if (!addresses.empty()) addresses_until = now + kNamesKept;
+  question.reset();
+}
+
+// The error where there is no address: nothing in it means that there is one.
+Task<Connected> BackendPool::find_addresses(const Origin& origin, Place& place,
+                                            MonotonicTime deadline, Interrupt* interrupt) {
+  Connected failed;
+  const MonotonicTime now = loop_.now();
+  place.take_answer(now);
+  if (place.addresses_until > now) co_return failed;
+  if (place.question == nullptr) place.question = resolver_.ask(origin.host, origin.port);
+  const std::shared_ptr<Resolver::Question> question = place.question;
+  place.take_answer(now);  // a literal is answered at once
+  if (place.question != nullptr && (place.addresses.empty() || place.has_failed)) {
+    const auto patience = (deadline - now) / (place.addresses.empty() ? 1 : kNameShare);
+    co_await resolver_.wait(loop_, question, now + patience, interrupt);
+    place.take_answer(loop_.now());
+  }
+  if (!place.addresses.empty()) co_return failed;
+  failed.is_timeout = question->answer() == nullptr;
+  failed.error =
+      failed.is_timeout ? "the name was not resolved in time" : question->answer()->error;
+  co_return failed;
+}
+
+Task<Connected> BackendPool::connect(const Backend& backend, MonotonicTime deadline,
+                                     Interrupt* interrupt) {
   const auto inserted = places_.try_emplace(Origin::of(backend)).first;
   const Origin& origin = inserted->first;  // stays: places are never erased
   Place& place = inserted->second;
-  if (place.addresses.empty() || place.addresses_until <= loop_.now()) {
-    Resolved resolved = co_await resolver_.resolve(loop_, origin.host, origin.port, deadline);
-    if (resolved.addresses.empty() && (place.addresses.empty() || resolved.is_timeout)) {
-      Connected failed;
-      failed.error = std::move(resolved.error);
-      failed.is_timeout = resolved.is_timeout;
-      co_return failed;
-    }
-    if (!resolved.addresses.empty()) place.addresses = std::move(resolved.addresses);
-    place.addresses_until = loop_.now() + kNamesKept;
-  }
+  Connected connected = co_await find_addresses(origin, place, deadline, interrupt);
   std::vector<Address> addresses = place.addresses;
-  Connected connected;
   for (size_t i = 0; i < addresses.size() && connected.connection == nullptr; ++i) {
     const MonotonicTime now = loop_.now();
     const auto share = (deadline - now) / static_cast<int64_t>(addresses.size() - i);
-    connected = co_await connect_to(addresses[i], origin, place, now + share);
+    connected = co_await connect_to(addresses[i], origin, place, now + share, interrupt);
     if (connected.connection == nullptr || i == 0) continue;
     std::swap(addresses[0], addresses[i]);  // the next connection begins with the one that answers
     place.addresses = addresses;
   }
-  if (connected.connection == nullptr)
-    place.addresses_until = {};  // they may have moved: ask again
+  place.has_failed = connected.connection == nullptr;
+  if (place.has_failed) place.addresses_until = {};  // they may have moved: ask again
   co_return connected;
 }
 
 Task<Connected> BackendPool::connect_to(Address address, const Origin& origin, Place& place,
-                                        MonotonicTime deadline) {
+                                        MonotonicTime deadline, Interrupt* interrupt) {
   Connected connected;
   const int fd = ::socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (fd < 0) {
@@ -128,6 +153,7 @@ Task<Connected> BackendPool::connect_to(Address address, const Origin& origin, P
   auto connection = std::make_unique<BackendConnection>(loop_, fd, blocks_);
   connection->idle_ = &place.idle;
   Socket& socket = connection->socket;
+  const Interrupt::Guard guard(interrupt, socket);
   IoResult result = co_await socket.connected(deadline);
   if (result.ok() && origin.is_https) {
     TlsContext* context = find_context(origin, connected.error);

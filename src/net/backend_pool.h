@@ -64,6 +64,9 @@ class BackendPool final : Timer {
   static constexpr size_t kIdlePerOriginMax = 512;
   static constexpr std::chrono::seconds kIdleMax{55};  // shorter than the usual 60 s of servers
   static constexpr std::chrono::seconds kNamesKept{30};
+  // Addresses that all failed are used again only after this part of the time left was waited for
+  // better ones.
+  static constexpr int kNameShare = 4;
 
   static constexpr Milliseconds kSweep{1'000};  // how often what has been idle too long is closed
 
@@ -73,10 +76,12 @@ class BackendPool final : Timer {
   // The connection used last, or null.
   std::unique_ptr<BackendConnection> take_idle(const Backend& backend);
 
-  // A new one: name, TCP and TLS within the deadline. Each address in turn, with an equal share of
-  // the time left, so that a dead one does not use it up. A name that cannot be resolved again
-  // keeps its addresses.
-  Task<Connected> connect(const Backend& backend, MonotonicTime deadline);
+  // A new one: name, TCP and TLS within the deadline, and no longer than until `interrupt` is
+  // fired. Each address in turn, with an equal share of the time left, so that a dead one does not
+  // use it up. Who connects to one origin shares one look-up; known addresses serve while they are
+  // asked for again, and a name that cannot be resolved again keeps them.
+  Task<Connected> connect(const Backend& backend, MonotonicTime deadline,
+                          Interrupt* interrupt = nullptr);
 
   // Keeps the connection for later. Only after a whole reply on a connection that both sides keep
   // alive. `idle_limit`: what the backend announced (Keep-Alive: timeout), or kIdleMax.
@@ -90,12 +95,18 @@ class BackendPool final : Timer {
     TlsSession session;
     std::vector<Address> addresses;
     MonotonicTime addresses_until{};
+    bool has_failed = false;                       // none of them could be connected to
+    std::shared_ptr<Resolver::Question> question;  // asked, and its answer not yet taken
+
+    void take_answer(MonotonicTime now);
   };
 
   void on_deadline() override;  // closes what has been idle too long
   TlsContext* find_context(const Origin& origin, std::string& error);
+  Task<Connected> find_addresses(const Origin& origin, Place& place, MonotonicTime deadline,
+                                 Interrupt* interrupt);
   Task<Connected> connect_to(Address address, const Origin& origin, Place& place,
-                             MonotonicTime deadline);
+                             MonotonicTime deadline, Interrupt* interrupt);
 
   Loop& loop_;
   Resolver& resolver_;

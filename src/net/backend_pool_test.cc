@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <atomic>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -264,7 +266,7 @@ TEST(BackendPool, UnreadableAuthoritiesAreAnError) {
 // What the next look-ups of a name find. Set before, read by the resolver's threads while a test
 // waits.
 std::vector<Address> found_addresses;
-size_t look_ups = 0;
+std::atomic<size_t> look_ups = 0;
 
 std::vector<Address> scripted(const std::string&, uint16_t, std::string& error) {
   ++look_ups;
@@ -348,6 +350,127 @@ Task<void> name_server_down(Loop& loop) {
 
 TEST(BackendPool, KeepsItsAddressesWhileTheNameServerFails) {
   run_on_loop(name_server_down);
+}
+
+// A name server that answers only when it is let to.
+std::mutex name_server;
+std::vector<Address> held_up(const std::string&, uint16_t, std::string&) {
+  const std::lock_guard lock(name_server);
+  std::vector<Address> found = found_addresses;
+  ++look_ups;  // the test may go on
+  return found;
+}
+
+Task<void> name_server_hangs(Loop& loop) {
+  Fixture fixture(loop, held_up);
+  const Backend backend = backend_at(80, "name.example");
+  auto listener = std::make_unique<TestListener>();
+  const uint16_t port = listener->port();
+  found_addresses = {address_of(port)};
+  look_ups = 0;
+  EXPECT_NE(co_await open(fixture.pool, backend), nullptr);
+  listener->close();
+  Connected connected = co_await fixture.pool.connect(backend, soon());
+  EXPECT_EQ(connected.error, "Connection refused");
+  const TestListener again(64, 0, port);  // the backend is back
+  std::unique_lock hanging(name_server);
+  const auto patience = Milliseconds(200);
+  for (int i = 0; i < 3; ++i) {
+    const MonotonicTime begun = loop.now();
+    connected = co_await fixture.pool.connect(backend, begun + patience);
+    EXPECT_NE(connected.connection, nullptr) << connected.error;
+    // Addresses that failed are not taken again before others were waited for; those that serve
+    // are.
+    EXPECT_EQ(loop.now() - begun >= patience / BackendPool::kNameShare, i == 0) << i;
+  }
+  hanging.unlock();
+  while (look_ups < 2) co_await NextRound(loop);
+}
+
+TEST(BackendPool, KnownAddressesServeWhileTheNameServerHangs) {
+  run_on_loop(name_server_hangs);
+}
+
+Task<void> connect_and_count(BackendPool& pool, const Backend& backend, size_t& connected) {
+  const auto connection = co_await open(pool, backend);
+  connected += connection != nullptr ? 1 : 0;
+}
+
+Task<void> many_at_once(Loop& loop) {
+  Fixture fixture(loop, held_up);
+  const TestListener listener(1000);
+  const Backend backend = backend_at(80, "name.example");
+  found_addresses = {address_of(listener.port())};
+  look_ups = 0;
+  size_t connected = 0;
+  std::unique_lock hanging(name_server);
+  for (int i = 0; i < 500; ++i) spawn(connect_and_count(fixture.pool, backend, connected));
+  hanging.unlock();
+  while (connected < 500) co_await NextRound(loop);
+  EXPECT_EQ(look_ups, 1u);
+}
+
+TEST(BackendPool, ConnectionsAtOnceShareOneLookUp) {
+  run_on_loop(many_at_once);
+}
+
+Task<void> connect_until_interrupted(BackendPool& pool, const Backend& backend,
+                                     Interrupt& interrupt, bool& is_done) {
+  const Connected connected = co_await pool.connect(backend, soon(), &interrupt);
+  EXPECT_EQ(connected.connection, nullptr);
+  is_done = true;
+}
+
+Task<void> interrupts(Loop& loop) {
+  Fixture fixture(loop, held_up);
+  const FullListener full;
+  const TestListener silent;
+  look_ups = 0;
+  std::unique_lock hanging(name_server);
+  Backend names = backend_at(80, "name.example");
+  Backend connects = backend_at(full.port());
+  Backend shakes_hands = backend_at(silent.port());
+  shakes_hands.is_https = true;
+  for (const Backend& backend : {names, connects, shakes_hands}) {
+    Interrupt interrupt;
+    bool is_done = false;
+    spawn(connect_until_interrupted(fixture.pool, backend, interrupt, is_done));
+    for (int i = 0; i < 3; ++i) co_await NextRound(loop);
+    EXPECT_FALSE(is_done);
+    interrupt.fire();
+    EXPECT_TRUE(is_done);
+    is_done = false;
+    spawn(connect_until_interrupted(fixture.pool, backend, interrupt, is_done));
+    EXPECT_TRUE(is_done);  // at once
+  }
+  hanging.unlock();
+  while (look_ups == 0) co_await NextRound(loop);
+}
+
+TEST(BackendPool, EveryWaitIsInterrupted) {
+  run_on_loop(interrupts);
+}
+
+Task<void> news_since_the_last_round(Loop& loop) {
+  Fixture fixture(loop);
+  const TestListener listener;
+  const Backend backend = backend_at(listener.port());
+  for (const char* what : {"fin", "byte"}) {
+    auto connection = co_await open(fixture.pool, backend);
+    const int peer = listener.accept();
+    fixture.pool.give_back(std::move(connection), BackendPool::kIdleMax);
+    if (*what == 'f') {
+      close(peer);
+    } else {
+      send_text(peer, "HTTP/1.1 408 Request Timeout\r\n\r\n");
+    }
+    EXPECT_EQ(fixture.pool.take_idle(backend), nullptr) << what;  // no epoll_wait in between
+    if (*what == 'b') close(peer);
+  }
+}
+
+TEST(BackendPool, LooksBeforeItReuses) {
+  run_on_loop(news_since_the_last_round);
 }
 
 }  // namespace

@@ -84,16 +84,19 @@ struct TcpOptions {
   int receive_bytes = 0;  // SO_RCVBUF of `theirs`
 };
 
-// A listening socket on a free port of 127.0.0.1.
+// A listening socket on a free port of 127.0.0.1, or on one that was free.
 class TestListener {
  public:
-  explicit TestListener(int backlog = 64, int receive_bytes = 0) {
+  explicit TestListener(int backlog = 64, int receive_bytes = 0, uint16_t port = 0) {
     fd_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const int on = 1;
+    setsockopt(fd_, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (receive_bytes > 0) {
       setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof receive_bytes);
     }
     address_.sin_family = AF_INET;
     address_.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address_.sin_port = htons(port);
     socklen_t size = sizeof address_;
     auto* address = reinterpret_cast<sockaddr*>(&address_);
     if (bind(fd_, address, size) != 0 || listen(fd_, backlog) != 0) test_failed("listen");
