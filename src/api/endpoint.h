@@ -63,6 +63,11 @@ class StreamReader {
   virtual const ReplyFacts& facts() const = 0;
 };
 
+// A body of up to so many bytes is read in memory that the thread keeps for the next one; a longer
+// one takes reading_bytes() of its own while it is read, and a while of time.
+constexpr size_t kShortBody = size_t{1} << 20;
+size_t reading_bytes(std::string_view body);  // at most
+
 struct Endpoint {
   std::string_view method;
   std::string_view path;

@@ -1,11 +1,15 @@
 // The thread's JSON parser, and what is read alike in every API.
 #include "api/json.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <memory>
 
+#include "api/endpoint.h"
+#include "api/json_edit.h"
 #include "base/check.h"
 
 namespace llmproxy {
@@ -17,7 +21,13 @@ using simdjson::dom::element_type;
 
 constexpr size_t kBufferMin = size_t{4} << 10;
 // What a thread keeps between texts; one large body must not hold ten times its size for ever.
-constexpr size_t kBufferKept = size_t{1} << 20;
+constexpr size_t kBufferKept = kShortBody;
+
+// What simdjson and our lists write for a text, for each byte that opens or parts values: two words
+// of tape, places of tokens, and the head of a string.
+constexpr size_t kBytesPerValue = 24;
+// And for each colon: a Member in a list that doubles, as well.
+constexpr size_t kBytesPerMember = kBytesPerValue + 2 * sizeof(Member);
 
 struct ThreadParser {
   std::unique_ptr<simdjson::dom::parser> parser;
@@ -32,6 +42,12 @@ struct ThreadParser {
   }
 };
 
+// Blocks of this size are mapped one by one from now on, so that freeing them gives them back:
+// glibc otherwise keeps up to 64 MiB a thread as soon as it has seen one freed.
+void map_large_blocks() {
+  [[maybe_unused]] static const int once = mallopt(M_MMAP_THRESHOLD, kBufferKept);
+}
+
 ThreadParser& thread_parser() {
   thread_local ThreadParser parser;
   return parser;
@@ -44,6 +60,7 @@ JsonText::JsonText(std::string_view text) {
   LLMPROXY_CHECK(!own.is_used);
   if (text.size() > own.capacity || own.parser == nullptr) {
     own.release();
+    if (text.size() > kBufferKept) map_large_blocks();
     own.capacity =
         std::max(kBufferMin, text.size() <= kBufferKept / 2 ? text.size() * 2 : text.size());
     own.buffer = std::make_unique_for_overwrite<char[]>(own.capacity + simdjson::SIMDJSON_PADDING);
@@ -64,6 +81,17 @@ JsonText::~JsonText() {
   ThreadParser& own = thread_parser();
   own.is_used = false;
   if (own.capacity > kBufferKept || error_ == simdjson::MEMALLOC) own.release();
+}
+
+size_t reading_bytes(std::string_view body) {
+  size_t values = 1;
+  size_t members = 0;
+  for (const char c : body) {
+    values += c == ',' || c == '[' || c == '{' ? 1 : 0;
+    members += c == ':' ? 1 : 0;
+  }
+  // Twice the body: the padded copy, and the strings without their escapes.
+  return 2 * body.size() + values * kBytesPerValue + members * kBytesPerMember;
 }
 
 bool is_truthy(element value) {

@@ -2,10 +2,15 @@
 #include "api/json.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <fstream>
 #include <new>
 #include <string>
+#include <vector>
 
+#include "api/endpoint.h"
+#include "api/json_edit.h"
 #include "base/test_allocations.h"
 
 namespace llmproxy {
@@ -13,6 +18,57 @@ namespace {
 
 bool is_json(std::string_view text) {
   return JsonText(text).ok();
+}
+
+// Sanitizers keep memory that was freed, to catch those who use it.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kIsSanitized = true;
+#else
+constexpr bool kIsSanitized = false;
+#endif
+
+// Resident memory of this process.
+size_t resident_bytes() {
+  std::ifstream statm("/proc/self/statm");
+  size_t pages = 0;
+  statm >> pages >> pages;
+  return pages * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+}
+
+std::string repeated(std::string_view text, size_t size) {
+  std::string all;
+  while (all.size() + text.size() < size) all += text;
+  return all;
+}
+
+TEST(JsonText, TakesNoMoreThanReadingBytesAndGivesItBack) {
+  constexpr size_t kSize = 3 << 20;
+  const std::string texts[] = {
+      "[" + repeated("0,", kSize) + "0]",
+      "[" + repeated("[],", kSize) + "0]",
+      "[" + repeated("[[0]],", kSize) + "0]",
+      "[" + repeated("\"\",", kSize) + "0]",
+      "{" + repeated("\"a\":{},", kSize) + "\"a\":0}",
+      "{" + repeated("\"\":\"\",", kSize) + "\"a\":0}",
+      "[\"" + std::string(kSize, 'x') + "\"]",
+      "[\"" + repeated("\\u0041", kSize) + "\"]",
+  };
+  for (const std::string& text : texts) {
+    const std::string begin = text.substr(0, 10);
+    const size_t before = resident_bytes();
+    {
+      const JsonText json(text);
+      ASSERT_TRUE(json.ok()) << begin;
+      const std::vector<Member> members = object_members(text);
+      if (!kIsSanitized) {
+        EXPECT_LT(resident_bytes(), before + reading_bytes(text) + kShortBody) << begin;
+      }
+    }
+    if (!kIsSanitized) {
+      EXPECT_LT(resident_bytes(), before + kShortBody) << begin;
+    }
+  }
+  EXPECT_LT(reading_bytes(texts[6]), 3 * kSize);  // a picture does not take what a list takes
 }
 
 TEST(JsonText, ServesOnAfterItRanOutOfMemory) {
