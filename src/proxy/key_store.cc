@@ -259,7 +259,8 @@ void KeyStore::State::publish(Lookup& lookup, KeyLookup found, const std::string
   // Before the notices: who is told must find that there is room again.
   --lookups;
   if (!lookup.is_refresh) --firsts_open;
-  shard.lookups.erase(lookup.digest);
+  const auto own = shard.lookups.find(lookup.digest);  // perhaps another's, since apply()
+  if (own != shard.lookups.end() && own->second.get() == &lookup) shard.lookups.erase(own);
   for (const auto& notice : lookup.waiting) notice->give();
   lookup.waiting.clear();
 }
@@ -340,6 +341,7 @@ void KeyStore::apply(const Config& config) {
     shard.entries.clear();
     shard.known.clear();
     shard.unknown.clear();
+    shard.lookups.clear();  // nobody else joins what was asked for the old level
   }
 }
 

@@ -500,6 +500,27 @@ TEST_F(KeyStoreTest, AnotherAccessLevelAsksAgain) {
   expect("a", State::kRefused, false);
 }
 
+TEST_F(KeyStoreTest, ALookUpForTheOldAccessLevelIsNotJoined) {
+  config.access_level = "ONE";
+  database->add("a", "anna");
+  start();
+  database->hang();
+  std::future<Found> before = ask("a");
+  database->wait_for_asked(1);
+  config.access_level = "TWO";
+  keys->apply(config);
+  std::future<Found> after = ask("a");
+  database->wait_for_asked(2);
+  EXPECT_EQ(database->last_level(), "TWO");
+  std::future<Found> joining = ask("a");
+  database->hang(false);
+  EXPECT_EQ(user_of(get(std::move(before))), "anna");
+  EXPECT_EQ(user_of(get(std::move(after))), "anna");
+  EXPECT_EQ(user_of(get(std::move(joining))), "anna");
+  expect("a", State::kKnown, false);
+  EXPECT_EQ(database->asked("a"), 2);
+}
+
 // The end: bounded, whatever the database does.
 TEST(KeyStoreEnd, LeavesAHangingCallBehind) {
   auto database = std::make_shared<ScriptedDatabase>();
