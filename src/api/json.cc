@@ -1,8 +1,6 @@
 // The thread's JSON parser, and what is read alike in every API.
 #include "api/json.h"
 
-#include <malloc.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -42,12 +40,6 @@ struct ThreadParser {
   }
 };
 
-// Blocks of this size are mapped one by one from now on, so that freeing them gives them back:
-// glibc otherwise keeps up to 64 MiB a thread as soon as it has seen one freed.
-void map_large_blocks() {
-  [[maybe_unused]] static const int once = mallopt(M_MMAP_THRESHOLD, kBufferKept);
-}
-
 ThreadParser& thread_parser() {
   thread_local ThreadParser parser;
   return parser;
@@ -60,7 +52,6 @@ JsonText::JsonText(std::string_view text) {
   LLMPROXY_CHECK(!own.is_used);
   if (text.size() > own.capacity || own.parser == nullptr) {
     own.release();
-    if (text.size() > kBufferKept) map_large_blocks();
     own.capacity =
         std::max(kBufferMin, text.size() <= kBufferKept / 2 ? text.size() * 2 : text.size());
     own.buffer = std::make_unique_for_overwrite<char[]>(own.capacity + simdjson::SIMDJSON_PADDING);

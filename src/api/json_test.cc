@@ -11,6 +11,7 @@
 
 #include "api/endpoint.h"
 #include "api/json_edit.h"
+#include "base/large_blocks.h"
 #include "base/test_allocations.h"
 
 namespace llmproxy {
@@ -43,6 +44,7 @@ std::string repeated(std::string_view text, size_t size) {
 
 TEST(JsonText, TakesNoMoreThanReadingBytesAndGivesItBack) {
   constexpr size_t kSize = 3 << 20;
+  map_large_blocks();
   const std::string texts[] = {
       "[" + repeated("0,", kSize) + "0]",
       "[" + repeated("[],", kSize) + "0]",
@@ -80,7 +82,7 @@ TEST(JsonText, ServesOnAfterItRanOutOfMemory) {
       EXPECT_TRUE(json.ok() || json.error() == simdjson::MEMALLOC) << passed;
     } catch (const std::bad_alloc&) {
     }
-    allocation_fault.arm(0);
+    allocation_fault.disarm();
     EXPECT_TRUE(is_json(text)) << passed;
     EXPECT_TRUE(is_json("{}")) << passed;
   }

@@ -1,0 +1,18 @@
+// How the C library keeps memory that was freed.
+#pragma once
+
+#include <malloc.h>
+
+#include <cstddef>
+
+namespace llmproxy {
+
+constexpr size_t kLargeBlock = size_t{1} << 20;
+
+// Blocks of this size are mapped one by one from now on, so that freeing them gives them back to
+// the system: glibc otherwise keeps up to 64 MiB a thread as soon as it has seen one freed.
+inline void map_large_blocks() {
+  mallopt(M_MMAP_THRESHOLD, kLargeBlock);
+}
+
+}  // namespace llmproxy
