@@ -2,13 +2,16 @@
 
 import datetime
 import itertools
+import json
+import signal
+import time
 
 import pytest
 
 from rig import sse
 from rig.client import Cut
 from rig.database import counts
-from rig.wait import run_all
+from rig.wait import run_all, wait_until
 
 ASK = {"stream_options": {"include_usage": True}}
 
@@ -122,6 +125,71 @@ def test_plain_reply_over_its_limit_is_unresolved(make_proxy, backend):
     assert reply.status == 502 and reply.error
     proxy.wait_unresolved(reply.id)
     assert proxy.post().status == 200
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+@pytest.mark.parametrize("limit", [2000, 16384, 100_000])
+@pytest.mark.parametrize("framing", ["length", "chunked", "until close"])
+def test_limit_of_a_plain_reply_is_exact(make_proxy, backend, framing, limit, excess):
+    """Also within one block, and within what comes with the head."""
+    proxy = make_proxy({"m": backend}, limits={"reply_bytes_max": limit})
+    body = json.dumps(sse.completion(usage=sse.usage(7, 3))).encode()
+    body += b" " * (limit + excess - len(body))
+
+    def script(exchange):
+        if framing == "length":
+            exchange.reply(200, body)
+            return
+        exchange.open(content_type="application/json", chunked=framing == "chunked")
+        exchange.write(body)
+        exchange.end()
+
+    backend.next(script)
+    reply = proxy.post()
+    if excess:
+        assert reply.status == 502 and reply.error
+        proxy.wait_unresolved(reply.id)
+        assert proxy.settled_events() == []
+    else:
+        assert reply.status == 200 and reply.body == body
+        assert billed(proxy, reply) == (7, 3)
+
+
+def test_error_reply_over_its_limit_is_free(make_proxy, backend):
+    proxy = make_proxy({"m": backend}, limits={"reply_bytes_max": 2000})
+    backend.next(plain(status=500, content="x" * 2000))
+    assert proxy.post().status == 502
+    assert proxy.settled_events() == []
+    assert not proxy.lines("ERROR", "unresolved")
+
+
+def test_reply_without_room_is_unresolved_and_told(make_proxy, backend):
+    proxy = make_proxy(
+        {"m": backend},
+        limits={"memory_bytes_max": 1 << 20, "body_bytes_max": 4096, "reply_bytes_max": 1 << 20},
+    )
+    body = json.dumps(sse.completion("x" * 700_000, usage=sse.usage(7, 3))).encode()
+    held, gate = backend.gate("the first reply is held"), backend.gate("the second was answered")
+
+    def script(exchange):
+        exchange.open(content_type="application/json")
+        exchange.write(body[:-1])
+        held.open()
+        gate.wait()
+        exchange.write(body[-1:])
+        exchange.end()
+
+    backend.next(script)
+    with proxy.connect() as first:
+        first.start_post()
+        held.wait()
+        backend.script = lambda exchange: exchange.reply(200, body)
+        reply = wait_until(lambda: (r := proxy.post()).status != 200 and r, "no room")
+        assert reply.status == 503 and reply.header("x-should-retry") == "false"
+        proxy.wait_unresolved(reply.id)
+        gate.open()
+        whole = first.read()
+        assert whole.status == 200 and billed(proxy, whole) == (7, 3)
 
 
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 503])
@@ -420,6 +488,43 @@ def test_figure_after_the_end_of_the_answer_resolves_the_bill(proxy, backend):
     assert billed(proxy, reply) == (7, 3)
 
 
+def test_late_figure_is_not_waited_for_for_ever(make_proxy, backend):
+    """The whole wait has the time of one silence, and pings do not prolong it."""
+    proxy = make_proxy({"m": backend}, timeout_read=1.5)
+    gone = backend.gate("the proxy has left")
+
+    def script(exchange):
+        exchange.open()
+        exchange.write(sse.chunk("a"), sse.chunk(finish="stop"), sse.DONE)
+        try:
+            while True:
+                exchange.write(b": ping\n\n")
+                time.sleep(0.05)
+        finally:
+            gone.open()
+
+    backend.next(script)
+    reply = proxy.post(stream=True)
+    assert sse.DONE in reply.body
+    gone.wait()
+    assert proxy.wait_lines("request", reply.id, "end=ok")
+
+
+def test_late_figure_does_not_hold_the_exit(make_proxy, backend):
+    proxy = make_proxy({"m": backend}, shutdown_timeout=60)
+    backend.next(
+        lambda exchange: (
+            exchange.open(),
+            exchange.write(sse.chunk("a"), sse.chunk(finish="stop"), sse.DONE),
+            exchange.wait_gone(),
+        )
+    )
+    reply = proxy.post(stream=True)
+    proxy.wait_unresolved(reply.id)
+    proxy.signal(signal.SIGTERM)
+    assert proxy.wait() == 0
+
+
 def test_several_choices_cut_before_their_end_are_unresolved(proxy, backend):
     backend.next(
         stream(
@@ -496,6 +601,26 @@ def test_client_that_leaves_a_plain_reply_is_billed_in_full(billing_proxy, backe
     left.open()
     event = billing_proxy.wait_event(id)
     assert (event["prompt_n"], event["completion_n"]) == (70, 30)
+
+
+def test_what_follows_from_a_client_that_left_does_not_hide_it(proxy, backend):
+    left = backend.gate("the client has left")
+
+    def script(exchange):
+        exchange.open()
+        exchange.write(sse.chunk("a"))
+        left.wait()
+        for _ in range(20):
+            exchange.write(sse.chunk("more " * 10_000))
+        exchange.close()
+
+    backend.next(script)
+    client = proxy.connect()
+    reply = client.stream()
+    next(client.events(reply))
+    client.reset()
+    left.open()
+    assert "end=client_gone" in proxy.wait_lines("request", reply.id)[-1]
 
 
 def test_half_close_is_no_leaving(proxy, backend):

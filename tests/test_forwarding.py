@@ -1,6 +1,7 @@
 """What reaches the backend, what comes back, and over which connections."""
 
 import json
+import signal
 import socket
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from rig import sse
 from rig.ca import Authority
 from rig.client import CHAT
-from rig.wait import wait_until
+from rig.wait import DEADLINE, stays, wait_until
 
 # Headers to the backend.
 
@@ -286,6 +287,92 @@ def test_reply_that_is_no_http_is_502(proxy, backend, name):
         assert client.post().status == 200
 
 
+@pytest.mark.parametrize("content_type", ["text/event-stream", "application/json"])
+def test_reply_without_body_is_no_stream(proxy, backend, content_type):
+    backend.next(
+        lambda exchange: exchange.send(exchange.head(204, [("Content-Type", content_type)]))
+    )
+    with proxy.connect() as client:
+        client.start_post(stream=True)
+        client.start_post()
+        none = client.read()
+        assert (none.status, none.body, none.values("Transfer-Encoding")) == (204, b"", [])
+        assert client.read().status == 200  # and not what a body would have left
+
+
+class RawBackend:
+    """A backend of one connection whose every byte the test sends and takes."""
+
+    def __init__(self):
+        self._listener = socket.socket()
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen()
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._listener.close()
+        if hasattr(self, "connection"):
+            self.connection.close()
+
+    def accept(self):
+        self._listener.settimeout(DEADLINE)
+        self.connection, _ = self._listener.accept()
+        self.connection.settimeout(DEADLINE)
+
+    def take(self, until):
+        """What comes, up to the first `until`."""
+        taken = b""
+        while until not in taken:
+            piece = self.connection.recv(65536)
+            assert piece, "the proxy has closed"
+            taken += piece
+        return taken
+
+
+LONG_BODY = json.dumps({"model": "m", "user": "x" * 20_000_000, "end": "here"}).encode()
+
+
+def test_early_reply_of_a_backend_that_takes_no_more_is_heard(make_proxy):
+    with RawBackend() as backend:
+        proxy = make_proxy({"m": backend.url})
+        with proxy.connect() as client:
+            client.start_post(LONG_BODY)
+            backend.accept()
+            backend.take(b"\r\n\r\n")
+            body = b'{"error":{"message":"too much"}}'
+            backend.connection.sendall(
+                b"HTTP/1.1 413 Whatever\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+            )
+            reply = client.read()
+            assert (reply.status, reply.body) == (413, body)
+            while backend.connection.recv(65536):  # closed, and not kept with half a call on it
+                pass
+
+
+def test_interim_reply_does_not_end_the_call(make_proxy):
+    with RawBackend() as backend:
+        proxy = make_proxy({"m": backend.url})
+        with proxy.connect() as client:
+            client.start_post(LONG_BODY)
+            backend.accept()
+            taken = backend.take(b"\r\n\r\n")
+            backend.connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            taken += backend.take(b'"here"}')
+            assert taken.endswith(LONG_BODY)
+            body = json.dumps(sse.completion(usage=sse.usage(7, 3))).encode()
+            backend.connection.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            )
+            reply = client.read()
+            assert reply.body == body
+            assert proxy.wait_event(reply.id)["prompt_n"] == 7
+
+
 def test_bytes_behind_a_reply_are_not_the_next_reply(proxy, backend):
     def script(exchange):
         exchange.send(
@@ -362,6 +449,21 @@ def test_call_is_sent_twice_at_most(proxy, backend):
         backend.script = lambda exchange: exchange.close()
         assert client.post().status == 502
     assert len(backend.requests) == 3
+
+
+def test_call_that_was_worked_for_is_not_sent_again(proxy, backend):
+    """A backend that closes a kept connection does so at once; one that dies later had the call."""
+
+    def script(exchange):
+        stays(lambda: True, "at work", 1.5)
+        exchange.close()
+
+    with proxy.connect() as client:
+        client.post()
+        backend.next(script)
+        reply = client.post()
+        assert reply.status == 502 and reply.header("x-should-retry") == "false"
+    assert len(backend.requests) == 2
 
 
 def test_call_on_a_fresh_connection_is_never_resent(proxy, backend):
@@ -474,6 +576,30 @@ def test_no_connection_within_timeout_connect_is_504(make_proxy):
         )
         reply = proxy.post()
         assert reply.status == 504 and reply.error
+        for filler in fillers:
+            filler.close()
+
+
+def test_connecting_does_not_hold_the_exit(make_proxy):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        fillers = []
+        for _ in range(4):  # a full backlog drops further SYNs
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+            fillers.append(filler)
+        proxy = make_proxy(
+            {"m": f"http://127.0.0.1:{listener.getsockname()[1]}"},
+            timeout_connect=60,
+            shutdown_timeout=0.3,
+        )
+        with proxy.connect() as client:
+            client.start_post()
+            proxy.signal(signal.SIGTERM)
+            assert client.read().status == 503
+        assert proxy.wait() == 0
         for filler in fillers:
             filler.close()
 

@@ -1,6 +1,8 @@
 """HTTP/1.1 towards clients: strict framing, bounds for size and time, and what a connection
 survives."""
 
+import os
+import signal
 from email.utils import parsedate_to_datetime
 
 import pytest
@@ -8,8 +10,8 @@ import pytest
 from rig import sse
 from rig.backend import Backend
 from rig.client import CHAT, Connection, chat_headers
-from rig.proxy import Proxy
-from rig.wait import wait_until
+from rig.proxy import Proxy, memory
+from rig.wait import stays, wait_until
 
 BODY = b'{"model": "m"}'
 LINE = b"POST /v1/chat/completions HTTP/1.1\r\n"
@@ -151,6 +153,7 @@ def test_refused_and_closed(stand, name):
         assert reply.status in statuses, reply
         assert reply.error["type"] == "invalid_request_error" or reply.status >= 500
         assert reply.header("Connection") == "close"
+        assert proxy.wait_lines(reply.id, f"status={reply.status}")
         assert client.is_closed()
     assert len(backend.requests) == before
     assert proxy.post().status == 200
@@ -267,6 +270,24 @@ def test_bad_second_request_does_not_harm_the_first_answer(proxy, backend):
         assert client.is_closed()
 
 
+def test_empty_line_behind_a_request_is_none(make_proxy, backend):
+    """Neither the begin of a request that is too slow, nor in the way of one that follows."""
+    proxy = make_proxy({"m": backend}, limits={"timeout_head": 0.2})
+    with proxy.connect() as client:
+        client.send(GOOD + b"\r\n")
+        assert client.read().status == 200
+        stays(lambda: client.unread() == b"", "no 408", 0.5)
+        client.send(b"\r\n\r\n" + GOOD)
+        assert client.read().status == 200
+        client.send(GOOD + b"\r\n\r")
+        assert client.read().status == 200
+        client.send(b"\n" + GOOD + b"\r")
+        assert client.read().status == 200
+        proxy.signal(signal.SIGTERM)
+        assert client.is_closed()  # it waits for a request, however much of an empty line it has
+    assert proxy.wait() == 0
+
+
 def test_close_is_honoured(proxy):
     with proxy.connect() as client:
         client.send(header(b"Connection: close"))
@@ -313,6 +334,37 @@ def test_too_many_connections_are_503(make_proxy, backend):
     for client in clients:
         assert client.post().status == 200
         client.close()
+
+
+def test_connection_too_many_is_told_whatever_it_has_sent(make_proxy, backend):
+    """It reads its 503 to the end: no reset takes it away. The log tells of many in few lines."""
+    proxy = make_proxy({"m": backend}, threads=1, limits={"connections_max": 1})
+    with proxy.connect() as client:
+        assert client.post().status == 200
+        os.kill(proxy.pid, signal.SIGSTOP)
+        extras = [proxy.connect() for _ in range(20)]
+        for extra in extras:
+            extra.send(GOOD)
+        os.kill(proxy.pid, signal.SIGCONT)
+        ids = set()
+        for extra in extras:
+            reply = extra.read()
+            assert reply.status == 503
+            ids.add(reply.id)
+            assert extra.socket.recv(1) == b""  # the end, and no reset
+            extra.close()
+        assert len(ids) == 20
+        told = wait_until(
+            lambda: (
+                lines := proxy.lines("connections refused", "status=503"),
+                sum(int(line.split("count=")[1].split()[0]) for line in lines) == 20,
+            )[1]
+            and lines,
+            "20 refusals told",
+        )
+        assert len(told) <= 3 and any(id in told[-1] for id in ids)
+        assert client.post().status == 200
+    assert proxy.stop() == 0
 
 
 def _status(proxy):
@@ -387,27 +439,52 @@ def test_bounds_of_size_are_settings(make_proxy, backend, limit, value, request_
     assert proxy.post().status == 200
 
 
+@pytest.mark.parametrize("kind, status", [("zeros", 503), ("picture", 200)])
+def test_what_reading_a_body_takes_is_within_the_bound(make_proxy, backend, kind, status):
+    """A list of zeros takes ten times its size to read, a picture does not. It is given back."""
+    text = b"0," * (4 << 20) if kind == "zeros" else b'"%s",' % (b"x" * (8 << 20))
+    proxy = make_proxy(
+        {"m": backend}, limits={"memory_bytes_max": 80 << 20, "reply_bytes_max": 1 << 20}
+    )
+    body = b'{"model":"m","list":[' + text + b"0]}"
+    assert proxy.post().status == 200
+    before = memory(proxy.pid)
+    for _ in range(3):
+        assert proxy.post(body).status == status
+    wait_until(lambda: memory(proxy.pid) - before < 16 << 10, "the memory given back")
+
+
+def test_large_call_is_edited_like_a_small_one(proxy, backend):
+    body = b'{"model":"m","stream":true,"stream_options":{"x":1},"user":"%s"}' % (b"x" * (2 << 20))
+    assert proxy.post(body).body.endswith(sse.DONE)
+    asked = backend.requests[0].json()
+    assert asked.pop("stream_options") == {"x": 1, "include_usage": True}
+    assert len(asked["user"]) == 2 << 20
+
+
 def test_bound_of_all_bodies_together_is_503(make_proxy, backend):
     proxy = make_proxy(
         {"m": backend},
-        limits={"memory_bytes_max": 4 << 20, "body_bytes_max": 3 << 20, "reply_bytes_max": 1 << 20},
+        limits={"memory_bytes_max": 4 << 20, "body_bytes_max": 2 << 20, "reply_bytes_max": 1 << 20},
     )
-    gate = backend.gate("the second request was answered")
+    gate = backend.gate("the third request was answered")
 
     def script(exchange):
         gate.wait()
         exchange.reply(200, sse.completion(usage=sse.usage(7, 3)))
 
-    backend.next(script)
-    with proxy.connect() as first, proxy.connect() as second:
-        first.start_post(user="x" * (2900 << 10))
-        backend.wait_requests(1)
-        second.start_post(user="y" * (2900 << 10))
-        reply = second.read()
+    backend.next(script, script)
+    body = "x" * (900 << 10)
+    with proxy.connect() as first, proxy.connect() as second, proxy.connect() as third:
+        first.start_post(user=body)
+        second.start_post(user=body)
+        backend.wait_requests(2)
+        third.start_post(user=body)  # requests may have half of it: room is kept for replies
+        reply = third.read()
         assert reply.status == 503 and reply.error and reply.header("Retry-After")
         gate.open()
-        assert first.read().status == 200
-    assert proxy.post(user="z" * (2900 << 10)).status == 200
+        assert [first.read().status, second.read().status] == [200, 200]
+    assert proxy.post(user=body).status == 200
 
 
 @pytest.mark.parametrize(
@@ -429,6 +506,42 @@ def test_slow_request_is_408(make_proxy, backend, limit, part):
         assert client.is_closed()
     assert backend.requests == []
     assert proxy.post().status == 200
+
+
+def test_upload_that_the_proxy_cuts_is_not_the_clients_fault(make_proxy, backend):
+    proxy = make_proxy({"m": backend}, shutdown_timeout=0.3)
+    with proxy.connect() as client:
+        client.send(GOOD[:-3])
+        wait_until(lambda: _status(proxy) == 200, "the request begun")
+        proxy.signal(signal.SIGTERM)
+        reply = client.read()
+        assert reply.status == 503 and "shutting down" in reply.error["message"]
+        assert "end=shutdown" in proxy.wait_lines("request", reply.id)[-1]
+    assert proxy.wait() == 0
+    assert len(backend.requests) == 1
+
+
+@pytest.mark.full
+def test_client_that_takes_too_little_is_gone(make_proxy, backend):
+    """Half a minute, as it is for bodies that come too slowly."""
+    proxy = make_proxy({"m": backend}, limits={"body_rate_min": 1 << 20, "timeout_write": 3600})
+    gone = backend.gate("the connection to the backend was given up")
+
+    def script(exchange):
+        exchange.reply(200, sse.completion("x" * (32 << 20), usage=sse.usage(7, 3)))
+        gone.open()
+
+    backend.next(script)
+    with proxy.connect(receive_buffer=4096) as client:
+        client.start_post()
+        id = backend.wait_requests(1)[0].header("X-Request-Id")
+
+        def is_given_up():
+            client.socket.recv(4096)
+            return proxy.lines("request", id, "end=client_stalled")
+
+        wait_until(is_given_up, "the client given up", seconds=60)
+    assert proxy.wait_event(id)["completion_n"] == 3
 
 
 def test_timeout_head_is_of_the_whole_head(make_proxy, backend):

@@ -4,6 +4,9 @@ error bodies."""
 import json
 import os
 import signal
+import time
+
+import pytest
 
 from rig import sse
 from rig.client import CHAT
@@ -127,6 +130,71 @@ def test_secrets_are_nowhere(make_proxy, backend, database):
         for name in os.listdir(database.path.parent):
             if name.startswith(database.path.name):
                 assert found_in((database.path.parent / name).read_bytes()) == []
+
+
+def says(text, how):
+    """A script that says `text` to the client, however servers do."""
+    data = text if isinstance(text, bytes) else text.encode()
+
+    def script(exchange):
+        if how == "headers":
+            headers = [("Retry-After", text), ("x-ratelimit-key", f"key {text}")]
+            exchange.reply(429, {}, headers)
+        elif how in ("plain", "error"):
+            body = sse.completion(f"a {text} b", usage=sse.usage(7, 3))
+            exchange.reply(200 if how == "plain" else 401, body)
+        else:
+            event = sse.chunk(f"a {text} b")
+            exchange.open()
+            exchange.write(sse.chunk("first"))
+            at = event.index(data) + 5  # in the middle of it
+            for piece in (event[:at], event[at:]):
+                exchange.write(piece)
+                time.sleep(0.05)
+            exchange.write(sse.chunk(finish="stop"), sse.usage_chunk(7, 3), sse.DONE)
+            exchange.end()
+
+    return script
+
+
+@pytest.mark.parametrize("how", ["headers", "plain", "error", "stream"])
+def test_backend_token_never_reaches_the_client(make_proxy, backend, how):
+    proxy = make_proxy({"m": {"url": backend.url(), "token": BACKEND}})
+    backend.next(says(BACKEND, how))
+    reply = proxy.post(stream=how == "stream")
+    assert found_in(reply.raw_head + reply.body) == []
+    if how != "headers":
+        assert b"a " + b"*" * len(BACKEND) + b" b" in reply.body
+    if how in ("plain", "stream"):
+        assert proxy.wait_event(reply.id)["prompt_n"] == 7
+
+
+@pytest.mark.parametrize("how", ["plain", "error", "stream"])
+def test_placeholder_for_no_token_is_no_secret(make_proxy, backend, how):
+    proxy = make_proxy({"m": {"url": backend.url(), "token": "EMPTY"}})
+    backend.next(says("EMPTY", how))
+    assert b"a EMPTY b" in proxy.post(stream=how == "stream").body
+
+
+def test_token_in_an_endless_event_does_not_slip_through(make_proxy, backend):
+    """An event beyond the bound is passed on in pieces; the token may lie across two of them."""
+    proxy = make_proxy({"m": {"url": backend.url(), "token": BACKEND}})
+    size = 1 << 20
+
+    def script(exchange):
+        exchange.open()
+        for before in range(len(BACKEND) + 1):
+            filler = size - len(b"data: ") - before
+            event = b"data: " + b"x" * filler + BACKEND.encode() + b"y\n\n"
+            exchange.write(event[:size])
+            time.sleep(0.02)
+            exchange.write(event[size:])
+        exchange.end()
+
+    backend.next(script)
+    body = proxy.post(stream=True).body
+    assert found_in(body) == []
+    assert body.count(b"*" * len(BACKEND)) == len(BACKEND) + 1
 
 
 def test_database_password_is_not_logged(make_proxy, backend, mongo):

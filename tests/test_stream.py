@@ -7,15 +7,10 @@ import pytest
 
 from rig import sse
 from rig.client import CHAT, Cut, chat_headers
+from rig.proxy import memory
 from rig.wait import stays, wait_until
 
 END = [sse.chunk(finish="stop"), sse.usage_chunk(7, 3), sse.DONE]
-
-
-def memory(pid):
-    """KiB of the process in memory."""
-    with open(f"/proc/{pid}/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
 
 
 def test_next_event_is_sent_only_after_the_client_confirmed_the_last(proxy, backend):

@@ -23,12 +23,13 @@ Outcome decide_outcome(const Evidence& evidence) {
   const ReplyFacts& facts = evidence.facts;
   if (!evidence.was_sent) return free_of_charge("never sent");
   if (!evidence.has_head) return free_of_charge("no reply head");
+  if (evidence.is_unrecorded) return free_of_charge("could not be recorded");
   if (evidence.is_abandoned) return unresolved("ended by a bug of the proxy");
-  if (evidence.is_too_long) return unresolved("reply too long to read");
 
   const bool is_success = evidence.status >= 200 && evidence.status <= 299;
   const bool has_figure = facts.final_figure || facts.running_figure;
   if (!is_success && !has_figure) return free_of_charge("status without a figure");
+  if (evidence.is_too_long) return unresolved("reply too long to read");
   if (facts.is_malformed) return unresolved("malformed figure");
 
   const bool is_one_choice = evidence.choices <= 1;

@@ -18,6 +18,7 @@ struct Evidence {
   bool ended_normally = false;  // the body came whole: length, last chunk, or [DONE] before a close
   bool is_too_long = false;     // a plain reply beyond the bound, not read
   bool is_abandoned = false;    // a bug of the proxy ended it in the middle
+  bool is_unrecorded = false;   // it could not be recorded, and so nothing of it was sent
   int64_t choices = 1;
   UsagePolicy policy = UsagePolicy::kAsk;
   ReplyFacts facts{};

@@ -72,6 +72,9 @@ void is_abandoned(Evidence& e) {
 void is_too_long(Evidence& e) {
   e.is_too_long = true;
 }
+void is_unrecorded(Evidence& e) {
+  e.is_unrecorded = true;
+}
 void has_no_head(Evidence& e) {
   e = Evidence{.was_sent = true};
 }
@@ -126,9 +129,15 @@ const Row kRows[] = {
     {"503, stream", with(stream(), status(503)), Kind::kFree},
     {"400, usage that is no figure", with(plain(), is_malformed, status(400)), Kind::kFree},
     {"400, cut", with(plain(), is_cut, status(400)), Kind::kFree},
+    {"500, too long", with(plain(), is_too_long, status(500)), Kind::kFree},
 
     // sent, no head: free
     {"no head", with(stream(), has_no_head), Kind::kFree},
+
+    // could not be recorded, and so was not sent: free
+    {"unrecorded", with(plain(), has_final, is_unrecorded), Kind::kFree},
+    {"unrecorded, no figure", with(plain(), is_unrecorded), Kind::kFree},
+    {"unrecorded stream", with(stream(), is_unrecorded), Kind::kFree},
 
     // 2xx stream without a data event: free with a warning
     {"no data", with(stream(), has_no_data), Kind::kFree, {}, true},
@@ -155,7 +164,6 @@ const Row kRows[] = {
     {"a bug in the middle of a stream", with(stream(), is_abandoned), Kind::kUnresolved},
     {"a bug, with a figure", with(plain(), is_abandoned, has_final), Kind::kUnresolved},
     {"too long", with(plain(), is_too_long), Kind::kUnresolved},
-    {"too long, 500", with(plain(), is_too_long, status(500)), Kind::kUnresolved},
     {"too long, with a figure", with(plain(), is_too_long, has_final), Kind::kUnresolved},
 
     // several choices: only at the normal end

@@ -138,7 +138,9 @@ class Proxy {
   void reload();
   bool drain();
   int stop();
-  Parts parts() { return {log_, *keys_, *ledger_, ids_, resolver_, *memory_, connections_}; }
+  Parts parts() {
+    return {log_, *keys_, *ledger_, ids_, resolver_, worker_, *memory_, connections_};
+  }
 
   std::shared_ptr<const Config> config_;
   const ServeHooks& hooks_;
@@ -147,11 +149,13 @@ class Proxy {
   std::shared_ptr<Database> database_;
   std::unique_ptr<Ledger> ledger_;
   ObjectIdMint ids_;
-  net::Resolver resolver_;
   std::unique_ptr<MemoryBudget> memory_;
   std::atomic<size_t> connections_{0};
   std::vector<std::unique_ptr<Server>> servers_;
-  std::unique_ptr<KeyStore> keys_;  // goes before the servers' loops: its threads post to them
+  // These go before the servers' loops: their threads post to them.
+  net::Resolver resolver_;
+  net::Worker worker_;
+  std::unique_ptr<KeyStore> keys_;
   std::vector<std::thread> threads_;
   std::atomic<size_t> running_{0};
   std::optional<FirstCheck> first_check_;

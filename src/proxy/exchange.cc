@@ -1,7 +1,8 @@
-// A kept connection may have been closed by the backend a moment ago. Only when it ended without a
-// single byte of a reply is the call sent once more, on a fresh connection: then the backend cannot
-// have served it (RFC 9110, section 9.2.2, leaves it to us to know that; every other failure is
-// final).
+// A kept connection may have been closed by the backend a moment ago. Only when its end shows
+// within kResendWithin after the call was written, and without a single byte of a reply, is the
+// call sent once more, on a fresh connection: then the backend closed it before the call came, or
+// has at least not worked for it (RFC 9112, section 9.3.1, leaves it to us to know that). Whoever
+// had the call for longer may have answered in vain; every such failure is final.
 #include "proxy/exchange.h"
 
 #include <fmt/format.h>
@@ -9,7 +10,9 @@
 #include <charconv>
 #include <vector>
 
+#include "proxy/errors.h"
 #include "proxy/header_rules.h"
+#include "proxy/secret_mask.h"
 
 namespace llmproxy {
 namespace {
@@ -20,30 +23,14 @@ using net::IoStatus;
 constexpr int kInterimRepliesMax = 8;
 constexpr size_t kReplyHeadBytesMax = 64 << 10;
 constexpr http::HeadLimits kReplyHeadLimits{kReplyHeadBytesMax, 200, 0};
-
-Error backend_error(int status, std::string message, std::string detail) {
-  Error error{status, Blame::kBackend, std::move(message)};
-  error.code = status == 504 ? "timeout" : "upstream_error";
-  error.detail = std::move(detail);
-  return error;
-}
-
-// After the call was sent the backend may have worked for it: a client must not send it again
-// unasked.
-Error after_sending(Error error) {
-  error.should_retry = false;
-  return error;
-}
+constexpr Milliseconds kResendWithin{1'000};
 
 Error describe(IoStatus status, const net::Socket& socket) {
   switch (status) {
     case IoStatus::kTimeout:
-      return after_sending(backend_error(504, "The model server did not answer in time.", ""));
-    case IoStatus::kCancelled: {
-      Error error{503, Blame::kProxy, "The server is shutting down."};
-      error.code = "service_unavailable";
-      return after_sending(error);
-    }
+      return after_sending(backend_error(504, "The model server did not answer in time."));
+    case IoStatus::kCancelled:
+      return after_sending(shutting_down());
     default:
       return after_sending(
           backend_error(502, "The model server closed the connection.", socket.error_text()));
@@ -70,7 +57,7 @@ std::string call_head(const Request& request, size_t length, bool is_resend) {
 
 // The body's bytes with the splices laid between them; nothing is copied.
 std::vector<iovec> call_parts(std::string& head, std::string_view body,
-                              std::vector<Splice>& splices) {
+                              const std::vector<Splice>& splices) {
   std::vector<iovec> parts;
   parts.reserve(2 + 2 * splices.size());
   parts.push_back({head.data(), head.size()});
@@ -93,20 +80,6 @@ size_t edited_size(std::string_view body, const std::vector<Splice>& splices) {
   return size;
 }
 
-net::Task<std::optional<Error>> send_call(Request& request, Exchange& exchange, bool is_resend) {
-  std::vector<Splice> splices =
-      request.endpoint->edit_call(request.body.bytes(), request.call, request.backend->usage);
-  const size_t length = edited_size(request.body.bytes(), splices);
-  std::string head = call_head(request, length, is_resend);
-  std::vector<iovec> parts = call_parts(head, request.body.bytes(), splices);
-  request.evidence.was_sent = true;
-  const IoResult sent =
-      co_await exchange.connection->socket.write_all(parts, request.config->timeout_read);
-  // A backend may refuse a call before it has taken all of it: its reply says more than our EPIPE.
-  if (sent.ok() || sent.status == IoStatus::kReset) co_return std::nullopt;
-  co_return describe(sent.status, exchange.connection->socket);
-}
-
 Milliseconds announced_idle(const http::ResponseHead& head) {
   const http::Header* header = head.find("keep-alive");
   const size_t at = header == nullptr ? std::string_view::npos : header->value.find("timeout=");
@@ -124,7 +97,7 @@ std::optional<Error> take_head(const Request& request, const http::ResponseHead&
                                        fmt::format("status {}", head.status)));
   }
   exchange.status = head.status;
-  exchange.is_stream = is_event_stream(head);
+  exchange.is_stream = is_event_stream(head) && !head.has_no_body;
   exchange.has_no_body = head.has_no_body;
   exchange.is_chunked = head.is_chunked;
   exchange.content_length = head.content_length;
@@ -132,59 +105,102 @@ std::optional<Error> take_head(const Request& request, const http::ResponseHead&
       head.keep_alive && (head.is_chunked || head.content_length || head.has_no_body);
   exchange.idle_limit = announced_idle(head);
   exchange.has_cache_control = head.find("cache-control") != nullptr;
-  append_reply_headers(exchange.headers, head, request.backend->token);
+  exchange.secret = request.backend->token;
+  append_reply_headers(exchange.headers, head, SecretMask(exchange.secret));
   return std::nullopt;
 }
 
-enum class HeadEnd : uint8_t { kRead, kNoByte, kFailed };
+enum class HeadEnd : uint8_t {
+  kRead,
+  kInterim,  // 1xx: another one follows
+  kNoByte,   // the connection ended without any
+  kFailed,
+};
 
-// Reads the reply's head; interim replies (1xx) are passed over.
-net::Task<HeadEnd> read_reply_head(Request& request, Exchange& exchange,
-                                   std::optional<Error>& error) {
+Error invalid_reply(std::string_view why) {
+  return after_sending(
+      backend_error(502, "The model server sent an invalid reply.", std::string(why)));
+}
+
+// The head at the front of the buffer, if it is whole.
+std::optional<HeadEnd> parse_head(const Request& request, Exchange& exchange,
+                                  std::optional<Error>& error) {
+  net::Buffer& input = exchange.connection->input;
+  if (input.empty()) return std::nullopt;
+  http::ResponseHead head;
+  const http::ParseResult parsed = parse_response_head(input.bytes(), kReplyHeadLimits, head);
+  if (parsed.state == http::Parse::kIncomplete) return std::nullopt;
+  if (parsed.state == http::Parse::kInvalid || head.status == 101) {
+    error = invalid_reply(parsed.state == http::Parse::kInvalid ? parsed.reason : "status 101");
+    return HeadEnd::kFailed;
+  }
+  const bool is_interim = head.status < 200;
+  if (!is_interim) error = take_head(request, head, exchange);
+  input.consume(parsed.consumed);
+  if (is_interim) return HeadEnd::kInterim;
+  return error ? HeadEnd::kFailed : HeadEnd::kRead;
+}
+
+// Reads one head.
+net::Task<HeadEnd> read_head(Request& request, Exchange& exchange, std::optional<Error>& error) {
   net::Socket& socket = exchange.connection->socket;
   net::Buffer& input = exchange.connection->input;
-  http::ResponseHead head;
-  bool has_byte = false;
-  for (int interim = 0; interim <= kInterimRepliesMax;) {
-    if (!input.empty()) {
-      head.clear();
-      const http::ParseResult parsed = parse_response_head(input.bytes(), kReplyHeadLimits, head);
-      if (parsed.state == http::Parse::kInvalid) {
-        error = after_sending(backend_error(502, "The model server sent an invalid reply.",
-                                            std::string(parsed.reason)));
-        co_return HeadEnd::kFailed;
-      }
-      if (parsed.state == http::Parse::kDone && head.status >= 100 && head.status < 200) {
-        if (head.status == 101) break;
-        ++interim;
-        input.consume(parsed.consumed);
-        continue;
-      }
-      if (parsed.state == http::Parse::kDone) {
-        error = take_head(request, head, exchange);
-        input.consume(parsed.consumed);
-        co_return error ? HeadEnd::kFailed : HeadEnd::kRead;
-      }
-    }
+  for (;;) {
+    const std::optional<HeadEnd> end = parse_head(request, exchange, error);
+    if (end) co_return *end;
     const MonotonicTime deadline = request.server.loop().now() + request.config->timeout_read;
     if (input.empty()) co_await socket.readable(deadline);
-    if (!input.make_room(kReplyHeadBytesMax + net::kBlockBytes)) break;
+    if (!input.make_room(kReplyHeadBytesMax + net::kBlockBytes)) {
+      error = invalid_reply("head too large");
+      co_return HeadEnd::kFailed;
+    }
     const IoResult read = co_await socket.read_some(input.tail(), input.room(), deadline);
     input.append(read.bytes);
-    has_byte |= read.bytes > 0;
     if (read.ok()) continue;
     error = describe(read.status, socket);
     const bool is_end = read.status == IoStatus::kEnd || read.status == IoStatus::kReset;
-    co_return is_end && !has_byte ? HeadEnd::kNoByte : HeadEnd::kFailed;
+    co_return is_end&& input.empty() ? HeadEnd::kNoByte : HeadEnd::kFailed;
   }
-  error = after_sending(backend_error(502, "The model server sent an invalid reply.",
-                                      "too many interim replies, or 101"));
+}
+
+// Sends the call and reads the reply's head; interim replies are passed over. A backend may refuse
+// a call before it has taken all of it: then its reply counts, and not our EPIPE or its deafness.
+// The connection serves no more in that case.
+net::Task<HeadEnd> call(Request& request, Exchange& exchange, bool is_resend,
+                        std::optional<Error>& error) {
+  net::Loop& loop = request.server.loop();
+  net::Socket& socket = exchange.connection->socket;
+  const std::string_view body = request.body.bytes();
+  std::string head = call_head(request, edited_size(body, request.splices), is_resend);
+  std::vector<iovec> parts = call_parts(head, body, request.splices);
+  request.evidence.was_sent = true;
+  request.server.counters().calls.add();
+  IoResult sent{IoStatus::kAnswered};
+  MonotonicTime written = loop.now();
+  for (int interim = 0; interim <= kInterimRepliesMax; ++interim) {
+    if (sent.status == IoStatus::kAnswered) {
+      sent = co_await socket.write_unless_answered(parts, request.config->timeout_read);
+      written = loop.now();
+    }
+    if (sent.status == IoStatus::kTimeout || sent.status == IoStatus::kCancelled ||
+        sent.status == IoStatus::kFailed) {
+      error = describe(sent.status, socket);
+      co_return HeadEnd::kFailed;
+    }
+    const HeadEnd end = co_await read_head(request, exchange, error);
+    if (end == HeadEnd::kInterim) continue;
+    exchange.keeps_alive = exchange.keeps_alive && sent.ok();
+    const bool is_late = interim > 0 || loop.now() - written > kResendWithin;
+    co_return end == HeadEnd::kNoByte&& is_late ? HeadEnd::kFailed : end;
+  }
+  error = invalid_reply("too many interim replies");
   co_return HeadEnd::kFailed;
 }
 
 net::Task<std::optional<Error>> connect(Request& request, Exchange& exchange) {
   const MonotonicTime deadline = request.server.loop().now() + request.config->timeout_connect;
-  net::Connected connected = co_await request.server.backends().connect(*request.backend, deadline);
+  net::Connected connected = co_await request.server.backends().connect(*request.backend, deadline,
+                                                                        &request.session.interrupt);
   exchange.connection = std::move(connected.connection);
   if (exchange.connection != nullptr) co_return std::nullopt;
   const std::string where = fmt::format("backend {}: {}", request.backend->name, connected.error);
@@ -194,34 +210,44 @@ net::Task<std::optional<Error>> connect(Request& request, Exchange& exchange) {
   co_return backend_error(502, "The model server cannot be reached.", where);
 }
 
+// Why nothing is to be sent any more, if so.
+std::optional<Error> refuse_call(Request& request, bool is_resend) {
+  if (request.session.interrupt.is_fired()) return shutting_down();
+  if (is_resend || !request.session.client.is_reset()) return std::nullopt;
+  request.lose_client("client_gone");  // before the call was sent: nothing is sent, free
+  return Error{499, Blame::kClient, "The client left before its request was sent on."};
+}
+
 }  // namespace
 
+void Exchange::close() {
+  guard.reset();
+  connection.reset();
+}
+
 net::Task<std::optional<Error>> run_exchange(Request& request, Exchange& exchange) {
-  for (const bool is_resend : {false, true}) {
+  for (bool is_resend = false;; is_resend = true) {
+    std::optional<Error> error;
     if (!is_resend) exchange.connection = request.server.backends().take_idle(*request.backend);
-    if (exchange.connection == nullptr) {
-      std::optional<Error> failed = co_await connect(request, exchange);
-      if (failed) co_return failed;
-    }
-    if (!is_resend && request.session.client.is_reset()) {
-      request.lose_client("client_gone");  // before the call was sent: nothing is sent, free
-      co_return Error{499, Blame::kClient, "The client left before its request was sent on."};
-    }
-    request.session.backend_socket = &exchange.connection->socket;
-    if (request.server.is_aborting()) exchange.connection->socket.cancel();
-    request.server.counters().calls.add();
-    std::optional<Error> error = co_await send_call(request, exchange, is_resend);
+    if (exchange.connection == nullptr) error = co_await connect(request, exchange);
+    if (std::optional<Error> refused = refuse_call(request, is_resend)) co_return refused;
     if (error) co_return error;
-    const HeadEnd end = co_await read_reply_head(request, exchange, error);
+    exchange.guard.emplace(&request.session.interrupt, exchange.connection->socket);
+    const HeadEnd end = co_await call(request, exchange, is_resend, error);
     request.evidence.has_head = end == HeadEnd::kRead;
     if (end == HeadEnd::kRead) co_return std::nullopt;
-    const bool may_resend = end == HeadEnd::kNoByte && exchange.connection->is_reused && !is_resend;
-    request.session.backend_socket = nullptr;
-    exchange.connection.reset();
+    const bool may_resend = end == HeadEnd::kNoByte && exchange.connection->is_reused;
+    exchange.close();
     if (!may_resend) co_return error;
     request.server.counters().resends.add();
   }
-  co_return Error{502, Blame::kBackend, "The model server closed the connection."};
+}
+
+void end_exchange(Request& request, Exchange& exchange, bool is_clean) {
+  if (!is_clean || !exchange.keeps_alive) return exchange.close();
+  exchange.guard.reset();
+  exchange.connection->input.reset();
+  request.server.backends().give_back(std::move(exchange.connection), exchange.idle_limit);
 }
 
 }  // namespace llmproxy

@@ -4,10 +4,12 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "base/result.h"
 #include "http/head.h"
 #include "net/backend_pool.h"
+#include "net/interrupt.h"
 #include "net/task.h"
 #include "proxy/request.h"
 
@@ -16,6 +18,8 @@ namespace llmproxy {
 // The reply's head as far as relaying needs it, and the connection its body comes from.
 struct Exchange {
   std::unique_ptr<net::BackendConnection> connection;
+  std::optional<net::Interrupt::Guard> guard;  // of the connection's waits; goes before it
+  std::string_view secret;                     // the backend's token
   int status = 0;
   bool is_stream = false;
   bool has_no_body = false;
@@ -25,10 +29,15 @@ struct Exchange {
   Milliseconds idle_limit = net::BackendPool::kIdleMax;
   bool has_cache_control = false;
   std::string headers;  // those that pass to the client, each line with its CRLF
+
+  void close();
 };
 
 // Connects or takes a kept connection, sends, reads the head. Errors: 502, 504, and 503 while the
 // proxy ends. Sets request.evidence.was_sent and has_head.
 net::Task<std::optional<Error>> run_exchange(Request& request, Exchange& exchange);
+
+// Gives the connection back to the pool where it may serve again, else closes it.
+void end_exchange(Request& request, Exchange& exchange, bool is_clean);
 
 }  // namespace llmproxy

@@ -56,11 +56,11 @@ void append_call_headers(std::string& out, const http::RequestHead& head) {
 }
 
 void append_reply_headers(std::string& out, const http::ResponseHead& head,
-                          std::string_view secret) {
+                          const SecretMask& mask) {
   for (const Header& header : head.headers) {
     if (!is_listed(kToClient, header.name) && !is_rate_limit(header.name)) continue;
     if (is_named_by_connection(head.headers, header.name)) continue;
-    if (!secret.empty() && header.value.find(secret) != std::string_view::npos) continue;
+    if (mask.is_in(header.value)) continue;
     append(out, header);
   }
 }

@@ -6,16 +6,16 @@
 #include <vector>
 
 #include "http/head.h"
+#include "proxy/secret_mask.h"
 
 namespace llmproxy {
 
 // Appends "Name: value\r\n" for each client header that a backend gets to see.
 void append_call_headers(std::string& out, const http::RequestHead& head);
 
-// The same for each backend header that the client gets to see. A value that holds `secret` (the
-// backend's token) is left out.
-void append_reply_headers(std::string& out, const http::ResponseHead& head,
-                          std::string_view secret);
+// The same for each backend header that the client gets to see. A value that holds the backend's
+// token is left out.
+void append_reply_headers(std::string& out, const http::ResponseHead& head, const SecretMask& mask);
 
 // The media type without parameters, compared in any case.
 bool is_event_stream(const http::ResponseHead& head);

@@ -23,7 +23,7 @@ std::string reply_headers(std::vector<Header> headers, std::string_view secret =
   http::ResponseHead head;
   head.headers = std::move(headers);
   std::string out;
-  append_reply_headers(out, head, secret);
+  append_reply_headers(out, head, SecretMask(secret));
   return out;
 }
 

@@ -4,42 +4,52 @@
 #include <array>
 #include <string>
 
+#include "proxy/errors.h"
+#include "proxy/read_body.h"
 #include "proxy/reply.h"
 #include "proxy/reply_body.h"
 
 namespace llmproxy {
 namespace {
 
-constexpr std::string_view kMask = "***";
+using Status = ReplyBody::Status;
 
-// An error body may quote the credentials it was called with; ours are none of the client's
-// business.
-std::string mask_secret(std::string_view body, std::string_view secret) {
-  std::string masked;
-  for (size_t at = 0;;) {
-    const size_t found = body.find(secret, at);
-    masked.append(body.substr(at, found - at));
-    if (found == std::string_view::npos) return masked;
-    masked.append(kMask);
-    at = found + secret.size();
+// kMore: it is whole.
+net::Task<Status> read_whole(Request& request, const Exchange& exchange, ReplyBody& body,
+                             MemoryShare& share) {
+  const size_t limit = request.config->limits.reply_bytes_max;
+  if (exchange.content_length.value_or(0) > limit) co_return Status::kFull;
+  for (;;) {
+    const size_t bytes = body.bytes().size();
+    if (bytes > limit) co_return Status::kFull;
+    const bool has_room = share.raise_to(beyond_block(bytes));
+    if (body.is_done()) co_return Status::kMore;  // it is there: no room is needed any more
+    if (!has_room) co_return Status::kNoMemory;
+    const MonotonicTime deadline = request.server.loop().now() + request.config->timeout_read;
+    const Status status = co_await body.more(deadline, limit);
+    if (status != Status::kMore) co_return status;
   }
 }
 
+// What it says of its cost.
+net::Task<Status> read_facts(Request& request, const ReplyBody& body) {
+  const auto read = [&request, &body] {
+    request.evidence.facts = request.endpoint->read_reply(body.bytes(), request.call);
+  };
+  const bool is_read =
+      co_await read_body(request.server, body.bytes(), MemoryBudget::Use::kReply, read);
+  co_return is_read ? Status::kMore : Status::kNoMemory;
+}
+
 net::Task<void> send_plain(Request& request, const Exchange& exchange, std::string_view body) {
-  std::string masked;
-  const std::string& secret = request.backend->token;
-  if (exchange.status >= 300 && !secret.empty() && body.find(secret) != std::string_view::npos) {
-    masked = mask_secret(body, secret);
-    body = masked;
-  }
   std::string head;
   head.reserve(512);
   append_status_line(head, exchange.status);
   head.append(exchange.headers).append("X-Request-Id: ").append(request.id_hex).append("\r\n");
   if (exchange.has_no_body) {
-    head += request.decide_keep_alive() ? "\r\n" : "Connection: close\r\n\r\n";
+    head += request.keeps_alive() ? "\r\n" : "Connection: close\r\n\r\n";
   } else {
-    append_length_and_end(head, body.size(), request.decide_keep_alive());
+    append_length_and_end(head, body.size(), request.keeps_alive());
   }
   request.status = exchange.status;
   std::array<iovec, 2> parts{iovec{head.data(), head.size()},
@@ -50,33 +60,20 @@ net::Task<void> send_plain(Request& request, const Exchange& exchange, std::stri
 }  // namespace
 
 net::Task<std::optional<Error>> relay_plain(Request& request, Exchange& exchange) {
-  net::Loop& loop = request.server.loop();
-  const size_t limit = request.config->limits.reply_bytes_max;
-  MemoryShare share(request.server.parts().memory);
+  MemoryShare share(request.server.parts().memory, MemoryBudget::Use::kReply);
   ReplyBody body(exchange);
-  ReplyBody::Status status = ReplyBody::Status::kMore;
-  bool is_too_long = exchange.content_length.value_or(0) > limit;
-  while (!body.is_done() && status == ReplyBody::Status::kMore && !is_too_long) {
-    status = co_await body.more(loop.now() + request.config->timeout_read, limit);
-    is_too_long = status == ReplyBody::Status::kFull || !share.raise_to(body.bytes().size());
-  }
-  Evidence& evidence = request.evidence;
-  evidence.ended_normally = body.is_done();
-  evidence.is_too_long = is_too_long;
-  if (body.is_done()) evidence.facts = request.endpoint->read_reply(body.bytes(), request.call);
-  co_await settle(request);
-  request.session.backend_socket = nullptr;
-  if (!body.is_done()) {
-    exchange.connection.reset();
-    request.ended = "backend_cut";
-    co_return cut_error(is_too_long ? ReplyBody::Status::kFull : status);
-  }
-  co_await send_plain(request, exchange, body.bytes());
-  if (body.is_clean() && exchange.keeps_alive) {
-    body.consume(body.bytes().size());
-    request.server.backends().give_back(std::move(exchange.connection), exchange.idle_limit);
-  }
-  co_return std::nullopt;
+  Status status = co_await read_whole(request, exchange, body, share);
+  if (status == Status::kMore) status = co_await read_facts(request, body);
+  const bool is_whole = status == Status::kMore;
+  request.evidence.ended_normally = is_whole;
+  request.evidence.is_too_long = status == Status::kFull || status == Status::kNoMemory;
+  const bool is_recorded = co_await settle(request);
+  if (is_whole && is_recorded) co_await send_plain(request, exchange, body.bytes());
+  end_exchange(request, exchange, is_whole && body.is_clean());
+  if (!is_recorded) co_return after_sending(cannot_record());
+  if (is_whole) co_return std::nullopt;
+  request.end_as(cut_end(status));
+  co_return cut_error(status);
 }
 
 }  // namespace llmproxy

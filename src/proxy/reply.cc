@@ -113,7 +113,7 @@ net::Task<void> send_json(Request& request, int status, std::string body,
   append_status_line(head, status);
   head.append("Content-Type: application/json\r\nX-Request-Id: ").append(request.id_hex);
   head.append("\r\n").append(headers);
-  append_length_and_end(head, body.size(), request.decide_keep_alive());
+  append_length_and_end(head, body.size(), request.keeps_alive());
   std::array<iovec, 2> parts{iovec{head.data(), head.size()},
                              iovec{body.data(), request.is_head ? 0 : body.size()}};
   request.status = status;
@@ -129,17 +129,16 @@ net::Task<void> tell_error(Request& request, const Error& error) {
   co_await send_json(request, error.status, std::move(body), headers);
 }
 
-net::Task<void> tell_head_error(Session& session, const Error& error) {
+LastReply last_reply(Server& server, const Error& error) {
+  LastReply reply;
+  reply.id_hex = server.parts().ids.mint(wall_now_ms()).hex();
   const std::string body = error_body(Dialect::kOpenAi, error);
-  std::string reply;
-  append_status_line(reply, error.status);
-  reply += "Content-Type: application/json\r\n";
-  append_length_and_end(reply, body.size(), false);
-  reply += body;
-  iovec part{reply.data(), reply.size()};
-  co_await session.client.write_all({&part, 1}, session.server.config()->limits.timeout_write);
-  session.server.parts().log.info("request refused: status={} reason=\"{}\"", error.status,
-                                  error.message);
+  append_status_line(reply.bytes, error.status);
+  reply.bytes.append("Content-Type: application/json\r\nX-Request-Id: ").append(reply.id_hex);
+  reply.bytes.append("\r\n").append(error_headers(error));
+  append_length_and_end(reply.bytes, body.size(), false);
+  reply.bytes += body;
+  return reply;
 }
 
 }  // namespace llmproxy

@@ -25,8 +25,12 @@ net::Task<void> send_json(Request& request, int status, std::string body, std::s
 // An Error as the whole answer to a request of which nothing has been sent yet.
 net::Task<void> tell_error(Request& request, const Error& error);
 
-// An Error about a head that could not be parsed: there is no request yet. The connection closes
-// after it.
-net::Task<void> tell_head_error(Session& session, const Error& error);
+// An Error as the last reply on a connection that has no request (yet): a head that could not be
+// parsed, or one connection too many. Under an id of its own, which it returns in hex.
+struct LastReply {
+  std::string bytes;
+  std::string id_hex;
+};
+LastReply last_reply(Server& server, const Error& error);
 
 }  // namespace llmproxy

@@ -88,10 +88,10 @@ struct Ends {
   void close_peer() {
     if (peer >= 0) ::close(std::exchange(peer, -1));
   }
-  void set_framing(const Case& c) {
-    exchange.is_chunked = c.framing == Framing::kChunked;
-    exchange.has_no_body = c.framing == Framing::kNone;
-    if (c.framing == Framing::kSized) exchange.content_length = c.length;
+  void set_framing(Framing framing, size_t length) {
+    exchange.is_chunked = framing == Framing::kChunked;
+    exchange.has_no_body = framing == Framing::kNone;
+    if (framing == Framing::kSized) exchange.content_length = length;
   }
   // As if it had been read together with the head.
   void put_into_buffer(std::string_view bytes) {
@@ -111,7 +111,7 @@ struct Ends {
 // itself.
 net::Task<void> read_body(net::Loop& loop, const Case* c, size_t with_head, size_t piece) {
   Ends ends(loop);
-  ends.set_framing(*c);
+  ends.set_framing(c->framing, c->length);
   ends.put_into_buffer(c->wire.substr(0, with_head));
   ReplyBody body(ends.exchange);
   std::string_view left = c->wire.substr(with_head);
@@ -180,11 +180,46 @@ net::Task<void> full(net::Loop& loop) {
   Status status = Status::kMore;
   while (status == Status::kMore) status = co_await body.more(net::soon(), kLimit);
   EXPECT_EQ(status, Status::kFull);
-  EXPECT_EQ(body.bytes().size(), kLimit);
+  EXPECT_EQ(body.bytes().size(), kLimit + net::kBlockBytes);
 }
 
-TEST(ReplyBody, FullAtItsLimit) {
+TEST(ReplyBody, FullABlockAboveItsLimit) {
   net::run_on_loop(full);
+}
+
+// The token is masked however the reads cut it; what was passed on before is left alone.
+net::Task<void> read_masked(net::Loop& loop, Framing framing, size_t piece) {
+  constexpr std::string_view kSecret = "sk-secret-12";
+  std::string payload = "a sk-secret-12 b sk-secret-1 c sk-secret-12sk-secret-12";
+  std::string masked = "a ************ b sk-secret-1 c ************************";
+  std::string wire = payload;
+  if (framing == Framing::kChunked) {
+    wire.clear();
+    for (const char c : payload) wire += std::string("1\r\n") + c + "\r\n";
+    wire += "0\r\n\r\n";
+  }
+  Ends ends(loop);
+  ends.exchange.secret = kSecret;
+  ends.set_framing(framing, payload.size());
+  ends.put_into_buffer(wire.substr(0, piece));
+  ReplyBody body(ends.exchange);
+  for (size_t at = piece; at < wire.size(); at += piece) {
+    EXPECT_FALSE(body.is_done());
+    EXPECT_EQ(body.unmasked(), kSecret.size() - 1);
+    net::send_text(ends.peer, wire.substr(at, piece));
+    const Status status = co_await body.more(net::soon(), 1 << 20);
+    EXPECT_EQ(status, Status::kMore);
+  }
+  EXPECT_EQ(body.bytes(), masked);
+}
+
+TEST(ReplyBody, MasksTheTokenHoweverItArrives) {
+  for (const Framing framing : {Framing::kChunked, Framing::kSized, Framing::kUntilClose}) {
+    for (const size_t piece : {1, 2, 3, 5, 7, 11, 12, 13, 24, 1000}) {
+      SCOPED_TRACE(piece);
+      net::run_on_loop(read_masked, framing, piece);
+    }
+  }
 }
 
 net::Task<void> ends_of_waiting(net::Loop& loop) {

@@ -9,8 +9,9 @@
 #include <utility>
 
 #include "proxy/authenticate.h"
+#include "proxy/errors.h"
 #include "proxy/exchange.h"
-#include "proxy/ledger_wait.h"
+#include "proxy/read_body.h"
 #include "proxy/relay.h"
 #include "proxy/reply.h"
 
@@ -37,9 +38,13 @@ std::optional<Error> find_api(Request& request) {
 net::Task<std::optional<Error>> read_call(Request& request) {
   std::optional<Error> error = co_await request.body.read();
   if (error) co_return error;
-  Result<Call> call = request.endpoint->read_call(request.body.bytes());
-  if (!call.ok()) co_return std::move(call.error());
-  request.call = std::move(*call);
+  std::optional<Result<Call>> call;
+  const auto read = [&request, &call] { call = request.endpoint->read_call(request.body.bytes()); };
+  const bool is_read =
+      co_await read_body(request.server, request.body.bytes(), MemoryBudget::Use::kRequest, read);
+  if (!is_read) co_return no_memory();
+  if (!call->ok()) co_return std::move(call->error());
+  request.call = std::move(**call);
   request.evidence.choices = request.call.choices;
   if (request.call.is_stream && request.minor_version == 0) {
     co_return client_error(400, "Streaming needs HTTP/1.1.");
@@ -60,6 +65,18 @@ std::optional<Error> route(Request& request) {
   return error;
 }
 
+// What the backend is asked beyond that.
+net::Task<std::optional<Error>> edit_call(Request& request) {
+  const auto edit = [&request] {
+    request.splices =
+        request.endpoint->edit_call(request.body.bytes(), request.call, request.backend->usage);
+  };
+  const bool is_read =
+      co_await read_body(request.server, request.body.bytes(), MemoryBudget::Use::kRequest, edit);
+  if (!is_read) co_return no_memory();
+  co_return std::nullopt;
+}
+
 std::optional<Error> reserve_room(Request& request) {
   request.is_reserved = request.server.parts().ledger.reserve();
   if (request.is_reserved) return std::nullopt;
@@ -70,32 +87,42 @@ std::optional<Error> reserve_room(Request& request) {
   return error;
 }
 
+// Asks the ledger to record the stream before it begins. Once.
+void open_intent(Request& request) {
+  if (request.intent) return;
+  const Intent intent = intent_of(request);
+  request.intent.emplace(request.server.loop());
+  try {
+    request.server.parts().ledger.open(intent, *request.intent);
+  } catch (...) {
+    request.intent.reset();  // nobody will be told
+    throw;
+  }
+}
+
+// 6 to 8
+net::Task<std::optional<Error>> relay(Request& request, Exchange& exchange) {
+  request.evidence.status = exchange.status;
+  request.evidence.is_stream = exchange.is_stream && request.minor_version == 1;
+  request.body.drop();
+  if (!request.evidence.is_stream) co_return co_await relay_plain(request, exchange);
+  open_intent(request);
+  const bool is_recorded = co_await request.intent->is_durable();  // I1
+  if (!is_recorded) {
+    request.evidence.is_unrecorded = true;
+    co_return after_sending(cannot_record());
+  }
+  co_await relay_stream(request, exchange);
+  co_return std::nullopt;
+}
+
 // 5 to 8: call, reply, relay, settle.
 net::Task<std::optional<Error>> forward(Request& request) {
-  LedgerWait intent(request.server.loop());
-  request.has_intent = request.call.is_stream;
-  if (request.has_intent) request.server.parts().ledger.open(intent_of(request), intent);
+  if (request.call.is_stream) open_intent(request);  // recorded while the backend thinks
   Exchange exchange;
   std::optional<Error> error = co_await run_exchange(request, exchange);
-  const bool is_stream = !error && exchange.is_stream && request.minor_version == 1;
-  if (is_stream && !request.has_intent) {
-    request.has_intent = true;
-    request.server.parts().ledger.open(intent_of(request), intent);
-  }
-  const bool is_recorded = !request.has_intent || co_await intent.durable;  // I1
-  request.evidence.status = exchange.status;
-  request.evidence.is_stream = is_stream;
-  if (!error && is_stream && !is_recorded) {
-    error = Error{503, Blame::kProxy, "The server cannot record its work at the moment."};
-  }
-  if (!error) request.body.drop();
-  if (!error && is_stream) {
-    co_await relay_stream(request, exchange);
-  } else if (!error) {
-    error = co_await relay_plain(request, exchange);
-  }
+  if (!error) error = co_await relay(request, exchange);
   co_await settle(request);
-  request.session.backend_socket = nullptr;
   co_return error;
 }
 
@@ -120,39 +147,59 @@ net::Task<std::optional<Error>> answer(Request& request) {
   if (error) co_return error;
   error = route(request);
   if (error) co_return error;
+  error = co_await edit_call(request);
+  if (error) co_return error;
   error = reserve_room(request);
   if (error) co_return error;
   co_return co_await forward(request);
 }
 
 net::Task<void> fail(Request& request, const Error& error) {
-  if (request.ended == "ok") request.ended = error.blame == Blame::kClient ? "refused" : "failed";
-  request.detail = error.detail;
   if (request.body.is_gone()) request.lose_client("client_gone");
+  const bool is_shutdown = request.server.is_aborting() && error.blame == Blame::kProxy;
+  request.end_as(is_shutdown ? "shutdown" : error.blame == Blame::kClient ? "refused" : "failed");
+  request.detail = error.detail;
   request.status = error.status;
-  request.keeps_alive = request.keeps_alive && request.body.may_discard();
   co_await tell_error(request, error);
 }
 
-// A body nobody read stands between this request and the next on the connection.
-net::Task<void> clear_body(Request& request) {
-  if (!request.body.is_read() && request.keeps_alive) {
-    request.keeps_alive = co_await request.body.discard();
-  }
+// A body nobody read stands between this request and the next on the connection. False: the
+// connection closes.
+net::Task<bool> end_body(Request& request) {
+  if (!request.body.is_read() && request.keeps_alive()) co_await request.body.discard();
+  const bool keeps_alive = request.keeps_alive();
   request.session.is_body_unread = !request.body.is_read();
   request.body.drop();
+  co_return keeps_alive;
 }
 
-net::Task<void> record(Request& request, bool was_unresolved) {
+net::Task<bool> record(Request& request, bool was_unresolved) {
   Settlement settlement;
   settlement.intent = intent_of(request);
-  settlement.has_intent = request.has_intent;
+  settlement.has_intent = request.intent.has_value();
   settlement.was_unresolved = was_unresolved;
   settlement.outcome = request.outcome;
   settlement.date_created = wall_now_ms();
   LedgerWait wait(request.server.loop());
   request.server.parts().ledger.settle(std::move(settlement), wait);
-  co_await wait.durable;
+  co_return co_await wait.is_durable();
+}
+
+void count_outcome(const Request& request) {
+  Counters& counters = request.server.counters();
+  switch (request.outcome.kind) {
+    case Outcome::Kind::kBilled:
+      counters.billed.add();
+      break;
+    case Outcome::Kind::kFree:
+      counters.free.add();
+      break;
+    case Outcome::Kind::kUnresolved:
+      counters.unresolved.add();
+      break;
+  }
+  const Evidence& evidence = request.evidence;
+  if (evidence.was_sent && !evidence.has_head) counters.no_reply.add();
 }
 
 // A value of the access line: in quotes where it would not stand as one word.
@@ -209,28 +256,29 @@ Request::Request(Session& of_session, const http::RequestHead& its_head)
       id_hex(id.hex()),
       minor_version(its_head.minor_version),
       is_head(its_head.method == "HEAD"),
-      body(of_session, its_head, config->limits),
-      keeps_alive(its_head.keep_alive && its_head.minor_version == 1) {}
+      wants_keep_alive(its_head.keep_alive && its_head.minor_version == 1),
+      body(of_session, its_head, config->limits) {}
 
 net::Task<void> Request::send_to_client(std::span<iovec> parts) {
   if (is_client_gone) co_return;
-  const net::IoResult sent = co_await session.client.write_all(parts, config->limits.timeout_write);
+  const Limits& limits = config->limits;
+  const net::IoResult sent =
+      co_await session.client.write_all(parts, limits.timeout_write, limits.body_rate_min);
   bytes_to_client += sent.bytes;
   if (!first_byte && sent.bytes > 0) first_byte = monotonic_now();
   if (sent.ok()) co_return;
   lose_client(sent.status == net::IoStatus::kTimeout ? "client_stalled" : "client_gone");
 }
 
-bool Request::decide_keep_alive() {
-  keeps_alive = keeps_alive && !server.is_draining();
-  return keeps_alive;
+bool Request::keeps_alive() const {
+  return wants_keep_alive && !is_client_gone && !is_cut && body.may_discard() &&
+         !server.is_draining();
 }
 
 void Request::lose_client(std::string_view how) {
   if (std::exchange(is_client_gone, true)) return;
   server.counters().clients_gone.add();
-  ended = how;
-  keeps_alive = false;
+  end_as(how);
 }
 
 Intent intent_of(const Request& request) {
@@ -244,24 +292,20 @@ Intent intent_of(const Request& request) {
   return intent;
 }
 
-net::Task<void> settle(Request& request) {
-  if (!request.is_reserved || std::exchange(request.is_settled, true)) co_return;
+net::Task<bool> settle(Request& request) {
+  if (!request.is_reserved || request.is_settled) co_return true;
+  if (request.intent) co_await request.intent->is_durable();  // the ledger points to it until then
   request.outcome = decide_outcome(request.evidence);
-  Counters& counters = request.server.counters();
-  switch (request.outcome.kind) {
-    case Outcome::Kind::kBilled:
-      counters.billed.add();
-      break;
-    case Outcome::Kind::kFree:
-      counters.free.add();
-      break;
-    case Outcome::Kind::kUnresolved:
-      counters.unresolved.add();
-      break;
+  const bool is_durable = co_await record(request, false);
+  request.is_settled = true;  // not before: what throws is settled by who catches it
+  const bool is_lost = !is_durable && request.outcome.kind != Outcome::Kind::kFree;
+  if (is_lost) request.end_as("not_recorded");
+  if (is_lost && !request.evidence.is_stream) {
+    request.evidence.is_unrecorded = true;
+    request.outcome = decide_outcome(request.evidence);
   }
-  const Evidence& evidence = request.evidence;
-  if (evidence.was_sent && !evidence.has_head) counters.no_reply.add();
-  co_await record(request, false);
+  count_outcome(request);
+  co_return !is_lost;
 }
 
 net::Task<void> settle_late(Request& request) {
@@ -272,6 +316,24 @@ net::Task<void> settle_late(Request& request) {
   co_await record(request, true);
 }
 
+namespace {
+
+// An exception took the frames of `answer`: the connection goes, the bill must not.
+net::Task<void> settle_abandoned(Request& request) {
+  request.evidence.is_abandoned = true;
+  request.end_as("bug");
+  try {
+    co_await settle(request);
+  } catch (const std::exception& bug) {
+    request.server.parts().log.announce(
+        LogLevel::kError,
+        fmt::format("unresolved, and not recorded: id={}: {}", request.id_hex, bug.what()));
+  }
+  account(request);
+}
+
+}  // namespace
+
 net::Task<bool> serve_request(Session& session, const http::RequestHead& head) {
   Request request(session, head);
   std::optional<Error> error;
@@ -281,18 +343,13 @@ net::Task<bool> serve_request(Session& session, const http::RequestHead& head) {
   } catch (...) {
     bug = std::current_exception();
   }
-  if (bug != nullptr) {  // the connection goes, the bill must not
-    session.backend_socket = nullptr;
-    request.evidence.is_abandoned = true;
-    request.ended = "bug";
-    co_await settle(request);
-    account(request);
+  if (bug != nullptr) {
+    co_await settle_abandoned(request);
     std::rethrow_exception(bug);
   }
   if (error) co_await fail(request, *error);
   account(request);
-  co_await clear_body(request);
-  co_return request.keeps_alive;
+  co_return co_await end_body(request);
 }
 
 }  // namespace llmproxy

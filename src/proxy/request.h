@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "api/endpoint.h"
 #include "base/result.h"
@@ -14,6 +15,7 @@
 #include "billing/outcome.h"
 #include "http/head.h"
 #include "net/task.h"
+#include "proxy/ledger_wait.h"
 #include "proxy/request_body.h"
 #include "proxy/session.h"
 
@@ -26,11 +28,17 @@ struct Request {
   // time of the first one.
   net::Task<void> send_to_client(std::span<iovec> parts);
 
-  // Called when the head of the answer is written: a proxy that stops keeps no connection alive.
-  bool decide_keep_alive();
+  // Whether the connection serves another request: the one place that decides it. Asked when the
+  // head of the answer is written, and at the end.
+  bool keeps_alive() const;
 
   // The client is no more: its answer is read and billed all the same.
   void lose_client(std::string_view how);
+
+  // The first that is told stands; what comes later may only follow from it.
+  void end_as(std::string_view how) {
+    if (ended == "ok") ended = how;
+  }
 
   Session& session;
   Server& server;
@@ -43,16 +51,18 @@ struct Request {
   const int minor_version;
   const bool is_head;  // HEAD: the answer has no body (RFC 9110, section 9.3.2)
 
+  const bool wants_keep_alive;
+
   RequestBody body;
-  bool keeps_alive;
   const Endpoint* endpoint = nullptr;
   std::shared_ptr<const Key> key;
   Call call;
   const Backend* backend = nullptr;
-  std::string error_headers;  // Allow
+  std::vector<Splice> splices;  // of the call's body
+  std::string error_headers;    // Allow
 
   bool is_reserved = false;  // there is room for it in the ledger, and so it must be settled
-  bool has_intent = false;
+  std::optional<LedgerWait> intent;  // asked for; settle() waits for it, whatever happens
   bool is_settled = false;
   Evidence evidence;
   Outcome outcome;
@@ -62,6 +72,7 @@ struct Request {
   uint64_t bytes_to_client = 0;
   std::optional<MonotonicTime> first_byte;
   bool is_client_gone = false;
+  bool is_cut = false;  // the answer has no end that another one could follow
   std::string_view ended = "ok";
   std::string detail;
 };
@@ -70,8 +81,9 @@ struct Request {
 net::Task<bool> serve_request(Session& session, const http::RequestHead& head);
 
 // Decides the outcome of a request that has room in the ledger, and waits until it is durable.
-// Once.
-net::Task<void> settle(Request& request);
+// Once. False: it matters, and cannot be made durable. A plain reply must not be sent then, and is
+// free; a stream must not come to its end.
+net::Task<bool> settle(Request& request);
 
 // Bills a request that was settled as unresolved, now that its evidence holds a figure. Once.
 net::Task<void> settle_late(Request& request);

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "http/chunked.h"
+#include "proxy/errors.h"
 
 namespace llmproxy {
 namespace {
@@ -15,22 +16,14 @@ Error too_large(size_t limit) {
           "The request body is larger than " + std::to_string(limit) + " bytes."};
 }
 
-Error no_memory() {
-  Error error{503, Blame::kProxy, "The server is busy. Try again shortly."};
-  error.code = "overloaded";
-  error.retry_after_s = 1;
-  error.detail = "limits.memory_bytes_max is used up";
-  return error;
-}
-
 }  // namespace
 
 RequestBody::RequestBody(Session& session, const http::RequestHead& head, const Limits& limits)
     : session_(session),
       head_(head),
       limits_(limits),
-      share_(session.server.parts().memory),
-      started_(session.server.loop().now()) {
+      share_(session.server.parts().memory, MemoryBudget::Use::kRequest),
+      pace_(limits.body_rate_min, session.server.loop().now()) {
   if (!head.is_chunked && head.content_length.value_or(0) == 0) is_read_ = true;
 }
 
@@ -77,7 +70,7 @@ net::Task<std::optional<Error>> RequestBody::read_sized(size_t size) {
     in_buffer_ = size_ = size;
     co_return std::nullopt;
   }
-  if (!share_.raise_to(size)) co_return no_memory();
+  if (!share_.raise_to(beyond_block(size))) co_return no_memory();
   own_ = std::make_unique_for_overwrite<char[]>(size);
   std::memcpy(own_.get(), input.data() + session_.head_bytes, have);
   input.truncate(session_.head_bytes);
@@ -99,8 +92,13 @@ net::Task<std::optional<Error>> RequestBody::read_chunked(size_t limit) {
     const size_t raw_bytes = input.size() - session_.head_bytes;
     const http::ChunkedDecoder::Step step = decoder.decode(raw, raw_bytes);
     if (step.is_invalid) co_return Error{400, Blame::kClient, std::string(step.reason)};
-    if (decoded_.size() + step.payload > limit) co_return too_large(limit);
-    if (!share_.raise_to(decoded_.size() + step.payload)) co_return no_memory();
+    const size_t size = decoded_.size() + step.payload;
+    if (size > limit) co_return too_large(limit);
+    if (size > decoded_.capacity()) {
+      const size_t capacity = std::min(std::max(size, 2 * decoded_.capacity()), limit);
+      if (!share_.raise_to(beyond_block(capacity))) co_return no_memory();
+      decoded_.reserve(capacity);
+    }
     decoded_.append(raw, step.payload);
     std::memmove(raw, raw + step.consumed, raw_bytes - step.consumed);
     input.truncate(session_.head_bytes + raw_bytes - step.consumed);
@@ -117,21 +115,14 @@ net::Task<std::optional<Error>> RequestBody::read_more(char* data, size_t size, 
   const MonotonicTime deadline = session_.server.loop().now() + limits_.timeout_body;
   const net::IoResult read = co_await session_.client.read_some(data, size, deadline);
   n = read.bytes;
-  received_ += n;
-  if (read.ok()) co_return check_rate();
-  is_gone_ = read.status != net::IoStatus::kTimeout;
+  if (read.status == net::IoStatus::kCancelled) co_return shutting_down();
+  is_gone_ = !read.ok() && read.status != net::IoStatus::kTimeout;
   if (is_gone_) {
     co_return Error{400, Blame::kClient, "The request body ended before its announced length."};
   }
-  co_return Error{408, Blame::kClient, "The request body did not arrive in time."};
-}
-
-std::optional<Error> RequestBody::check_rate() const {
-  const auto taken = session_.server.loop().now() - started_;
-  if (taken < kSlowGrace || limits_.body_rate_min == 0) return std::nullopt;
-  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(taken).count();
-  if (received_ / static_cast<size_t>(seconds) >= limits_.body_rate_min) return std::nullopt;
-  return Error{408, Blame::kClient, "The request body arrives too slowly."};
+  if (!read.ok()) co_return Error{408, Blame::kClient, "The request body did not arrive in time."};
+  if (pace_.keeps(n, session_.server.loop().now())) co_return std::nullopt;
+  co_return Error{408, Blame::kClient, "The request body arrives too slowly."};
 }
 
 bool RequestBody::may_discard() const {
@@ -150,7 +141,8 @@ net::Task<bool> RequestBody::discard() {
   } else {
     error = co_await read_sized(static_cast<size_t>(*head_.content_length));
   }
-  is_read_ = !error;
+  has_failed_ = error.has_value();
+  is_read_ = !has_failed_;
   co_return is_read_;
 }
 

@@ -9,6 +9,7 @@
 
 #include "base/result.h"
 #include "http/head.h"
+#include "net/pace.h"
 #include "proxy/memory_budget.h"
 #include "proxy/session.h"
 
@@ -19,14 +20,13 @@ class RequestBody {
   // A body that nobody wants is read off, if it is no longer than this, so that the connection
   // stays usable.
   static constexpr size_t kDiscardMax = 256 << 10;
-  static constexpr Milliseconds kSlowGrace{30'000};  // before body_rate_min counts
 
   RequestBody(Session& session, const http::RequestHead& head, const Limits& limits);
 
   // 413, before anything is read.
   std::optional<Error> check_size() const;
 
-  // Reads all of it, answering Expect: 100-continue first. 408, 413, 400; nothing in `value` = ok.
+  // Reads all of it, answering Expect: 100-continue first. 408, 413, 400, 503; nothing = ok.
   // `is_gone` in the end: the client left before the end of it.
   net::Task<std::optional<Error>> read();
 
@@ -49,7 +49,6 @@ class RequestBody {
   net::Task<std::optional<Error>> read_chunked(size_t limit);
   net::Task<std::optional<Error>> read_more(char* data, size_t size, size_t& n);
   net::Task<void> send_continue();
-  std::optional<Error> check_rate() const;
 
   Session& session_;
   const http::RequestHead& head_;
@@ -59,8 +58,7 @@ class RequestBody {
   std::string decoded_;          // a chunked one
   size_t size_ = 0;
   size_t in_buffer_ = 0;  // bytes of the body that lie in the connection's buffer
-  size_t received_ = 0;
-  MonotonicTime started_;
+  net::Pace pace_;
   bool is_read_ = false;
   bool has_failed_ = false;
   bool is_gone_ = false;

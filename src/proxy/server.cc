@@ -5,17 +5,12 @@
 #include <system_error>
 #include <utility>
 
+#include "base/result.h"
+#include "proxy/reply.h"
 #include "proxy/session.h"
 
 namespace llmproxy {
 namespace {
-
-constexpr std::string_view kTooManyConnections =
-    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 120\r\n"
-    "Retry-After: 1\r\nConnection: close\r\n\r\n"
-    "{\"error\":{\"message\":\"Too many connections. Try again "
-    "shortly.\",\"type\":\"server_error\","
-    "\"param\":null,\"code\":\"overloaded\"}}\n";
 
 class Message final : public net::Posted {
  public:
@@ -35,7 +30,8 @@ Server::Server(Parts parts, std::shared_ptr<const Config> config, const net::Lis
     : parts_(parts),
       config_(std::move(config)),
       backends_(loop_, parts_.resolver, blocks_),
-      grace_(loop_, *this) {
+      grace_(loop_, *this, &Server::end_grace),
+      refusal_lines_(loop_, *this, &Server::tell_refusals) {
   listener_.emplace(loop_, socket, *this);
 }
 
@@ -91,8 +87,9 @@ std::list<Session*>::iterator Server::enter(Session& session) {
 }
 
 void Server::leave(std::list<Session*>::iterator place) {
+  const bool is_refused = (*place)->kind == Session::Kind::kRefused;
   sessions_.erase(place);
-  --parts_.connections;
+  is_refused ? --refused_ : --parts_.connections;
   stop_if_empty();
 }
 
@@ -100,9 +97,32 @@ void Server::on_accept(int fd) {
   counters_.connections.add();
   if (parts_.connections.fetch_add(1) >= config_->limits.connections_max) {
     --parts_.connections;
-    return net::send_and_close(fd, kTooManyConnections);
+    return refuse(fd);
   }
   net::spawn(run_session(*this, fd));
+}
+
+void Server::refuse(int fd) {
+  Error error{503, Blame::kProxy, "Too many connections. Try again shortly."};
+  error.code = "overloaded";
+  error.retry_after_s = 1;
+  LastReply reply = last_reply(*this, error);
+  ++refusals_;
+  last_refusal_id_ = reply.id_hex;
+  if (!is_telling_refusals_) tell_refusals();
+  if (refused_ >= kRefusedMax) return net::send_and_close(fd, "");
+  ++refused_;
+  net::spawn(refuse_session(*this, fd, std::move(reply.bytes)));
+}
+
+// The first one at once, then all that came within a while: a flood must not fill the log.
+void Server::tell_refusals() {
+  is_telling_refusals_ = refusals_ > 0;
+  if (!is_telling_refusals_) return;
+  parts_.log.warning("connections refused: count={} status=503 last_id={}: connections_max={}",
+                     std::exchange(refusals_, 0), last_refusal_id_,
+                     config_->limits.connections_max);
+  refusal_lines_.arm(loop_.now() + kRefusalLines);
 }
 
 void Server::on_accept_error(int error) {

@@ -7,6 +7,7 @@
 #include <list>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "base/log.h"
 #include "billing/ledger.h"
@@ -16,6 +17,7 @@
 #include "net/buffer.h"
 #include "net/listener.h"
 #include "net/loop.h"
+#include "net/worker.h"
 #include "proxy/key_store.h"
 #include "proxy/memory_budget.h"
 #include "proxy/metrics.h"
@@ -31,6 +33,7 @@ struct Parts {
   Ledger& ledger;
   ObjectIdMint& ids;
   net::Resolver& resolver;
+  net::Worker& worker;
   MemoryBudget& memory;
   std::atomic<size_t>& connections;  // open ones, all servers
 };
@@ -39,6 +42,10 @@ class Server final : public net::Listener::Acceptor {
  public:
   // A connection that has not sent a request yet may do so for this long after draining began.
   static constexpr Milliseconds kDrainGrace{1'000};
+  // Connections beyond connections_max that are told so at one time; more are closed without a
+  // word.
+  static constexpr size_t kRefusedMax = 256;
+  static constexpr Milliseconds kRefusalLines{1'000};  // between two lines that tell of them
 
   Server(Parts parts, std::shared_ptr<const Config> config, const net::ListenSocket& socket);
   ~Server();
@@ -71,15 +78,21 @@ class Server final : public net::Listener::Acceptor {
   void tell(std::function<void()> message);
   void stop_if_empty();
 
-  class GraceTimer final : public net::Timer {
+  // Calls one of the server's functions.
+  class Alarm final : public net::Timer {
    public:
-    GraceTimer(net::Loop& loop, Server& server) : Timer(loop), server_(server) {}
+    Alarm(net::Loop& loop, Server& server, void (Server::*function)())
+        : Timer(loop), server_(server), function_(function) {}
 
    private:
-    void on_deadline() override { server_.drain_sessions(false); }
+    void on_deadline() override { (server_.*function_)(); }
     Server& server_;
+    void (Server::*function_)();
   };
   void drain_sessions(bool has_grace);
+  void end_grace() { drain_sessions(false); }
+  void refuse(int fd);
+  void tell_refusals();
 
   Parts parts_;
   std::shared_ptr<const Config> config_;
@@ -89,7 +102,12 @@ class Server final : public net::Listener::Acceptor {
   std::optional<net::Listener> listener_;
   std::list<Session*> sessions_;
   Counters counters_;
-  GraceTimer grace_;
+  Alarm grace_;
+  Alarm refusal_lines_;
+  size_t refused_ = 0;           // of sessions_
+  uint64_t refusals_ = 0;        // not told of yet
+  std::string last_refusal_id_;  // of a reply
+  bool is_telling_refusals_ = false;
   bool is_draining_ = false;
   bool is_aborting_ = false;
 };

@@ -4,6 +4,7 @@
 #include <array>
 #include <exception>
 #include <optional>
+#include <utility>
 
 #include "proxy/reply.h"
 #include "proxy/request.h"
@@ -22,13 +23,24 @@ Error head_error(const http::ParseResult& result) {
   return {result.status, Blame::kClient, std::string(result.reason)};
 }
 
-// Waits for the first byte of a request; holds no buffer meanwhile. False: no request will come.
+// Waits for the first bytes of a request; holds no buffer meanwhile. Empty lines in front of one
+// are none of it (RFC 9112, section 2.2): some clients send one after a body. False: no request
+// will come.
 net::Task<bool> wait_for_request(Session& session) {
-  if (!session.input.empty()) co_return true;
-  session.input.release();
+  net::Buffer& input = session.input;
   const MonotonicTime deadline =
       session.server.loop().now() + session.server.config()->limits.timeout_idle;
-  co_return (co_await session.client.readable(deadline)).ok();
+  for (;;) {
+    while (input.bytes().starts_with("\r\n")) input.consume(2);
+    if (!input.empty() && input.bytes() != "\r") co_return true;
+    input.release();
+    const IoResult readable = co_await session.client.readable(deadline);
+    if (!readable.ok()) co_return false;
+    input.make_room(net::kBlockBytes);
+    const IoResult read = co_await session.client.read_some(input.tail(), input.room(), deadline);
+    input.append(read.bytes);
+    if (!read.ok()) co_return false;
+  }
 }
 
 // Reads until the head is whole. An Error is to be told before closing; false: just close.
@@ -65,6 +77,7 @@ net::Task<Result<bool>> read_head(Session& session, const Limits& limits, http::
 // Tells the client that no more is coming and reads on for a while: closing at once would reset the
 // connection under the reply (RFC 9112, section 9.6).
 net::Task<void> linger(Session& session) {
+  if (session.client.is_reset()) co_return;
   session.client.shutdown_write();
   const MonotonicTime deadline = session.server.loop().now() + Session::kLingerMax;
   session.input.reset();
@@ -78,6 +91,20 @@ net::Task<void> linger(Session& session) {
   session.input.reset();
 }
 
+net::Task<void> send_last(Session& session, std::string& reply) {
+  const Limits& limits = session.server.config()->limits;
+  iovec part{reply.data(), reply.size()};
+  co_await session.client.write_all({&part, 1}, limits.timeout_write, limits.body_rate_min);
+}
+
+net::Task<void> refuse_head(Session& session, const Error& error) {
+  LastReply reply = last_reply(session.server, error);
+  session.is_body_unread = true;
+  co_await send_last(session, reply.bytes);
+  session.server.parts().log.info("request refused: id={} status={} reason=\"{}\"", reply.id_hex,
+                                  error.status, error.message);
+}
+
 // One request. False when the connection ends with it.
 net::Task<bool> serve_next(Session& session, http::RequestHead& head) {
   if (!co_await wait_for_request(session)) co_return false;
@@ -86,8 +113,7 @@ net::Task<bool> serve_next(Session& session, http::RequestHead& head) {
   session.input.make_room(net::kBlockBytes);  // the head to the front: nothing moves it after this
   const Result<bool> has_head = co_await read_head(session, config->limits, head);
   if (!has_head.ok()) {
-    session.is_body_unread = true;
-    co_await tell_head_error(session, has_head.error());
+    co_await refuse_head(session, has_head.error());
     co_return false;
   }
   if (!*has_head) co_return false;
@@ -95,23 +121,37 @@ net::Task<bool> serve_next(Session& session, http::RequestHead& head) {
   session.server.counters().requests.add();
   const bool keeps = co_await serve_request(session, head);
   session.is_idle = true;
-  co_return keeps && !session.server.is_draining();
+  co_return keeps;
 }
 
 net::Task<void> serve_all(Session& session) {
   http::RequestHead head;
   while (co_await serve_next(session, head)) {
   }
-  const bool is_peer_speaking = session.is_body_unread || !session.input.empty();
-  if (is_peer_speaking && !session.client.is_reset()) co_await linger(session);
+  if (session.is_body_unread || !session.input.empty()) co_await linger(session);
+}
+
+net::Task<void> tell_refused(Session& session, std::string& reply) {
+  co_await send_last(session, reply);
+  co_await linger(session);
+}
+
+net::Task<void> run(Session& session, net::Task<void> life) {
+  try {
+    co_await life;
+  } catch (const std::exception& bug) {
+    session.server.parts().log.error("a session ended by a bug: {}", bug.what());
+  }
 }
 
 }  // namespace
 
-Session::Session(Server& server_of_it, int fd)
-    : server(server_of_it), client(server.loop(), fd), input(server.blocks()) {
-  place_ = server.enter(*this);
-}
+Session::Session(Server& server_of_it, int fd, Kind its_kind)
+    : server(server_of_it),
+      client(server.loop(), fd),
+      input(server.blocks()),
+      kind(its_kind),
+      place_(server.enter(*this)) {}
 
 Session::~Session() {
   if (is_gone_ != nullptr) *is_gone_ = true;
@@ -119,6 +159,7 @@ Session::~Session() {
 }
 
 void Session::drain(bool has_grace) {
+  if (has_answered) return interrupt.fire();
   if (is_idle && (requests > 0 || !has_grace)) client.cancel();
 }
 
@@ -127,19 +168,21 @@ void Session::abort() {
   bool is_gone = false;
   is_gone_ = &is_gone;
   interrupt.fire();
-  if (!is_gone && backend_socket != nullptr) backend_socket->cancel();
   if (is_gone) return;
   is_gone_ = nullptr;
   client.cancel();
 }
 
 net::Task<void> run_session(Server& server, int fd) {
-  Session session(server, fd);
-  try {
-    co_await serve_all(session);
-  } catch (const std::exception& bug) {
-    server.parts().log.error("a session ended by a bug: {}", bug.what());
-  }
+  Session session(server, fd, Session::Kind::kServed);
+  net::Task<void> life = serve_all(session);
+  co_await run(session, std::move(life));
+}
+
+net::Task<void> refuse_session(Server& server, int fd, std::string reply) {
+  Session session(server, fd, Session::Kind::kRefused);
+  net::Task<void> life = tell_refused(session, reply);
+  co_await run(session, std::move(life));
 }
 
 }  // namespace llmproxy

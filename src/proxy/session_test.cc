@@ -1,7 +1,9 @@
-// A session that is cut wherever it waits: it ends at once, settles, and leaves nothing behind. All
+// A session that is cut wherever it waits: it ends at once, settles, and leaves nothing behind. And
+// what cannot be brought about from outside: a ledger that cannot record, a lack of memory. All
 // else about sessions is tested over the real binary.
 #include "proxy/session.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <array>
@@ -13,6 +15,7 @@
 #include <string>
 #include <thread>
 
+#include "base/test_allocations.h"
 #include "net/test_loop.h"
 
 namespace llmproxy {
@@ -36,9 +39,11 @@ class AnyKey final : public Database {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return is_asked_; });
   }
-  void answer() {
+  void answer() { hang(false); }
+  void hang(bool is_hanging) {
     const std::lock_guard lock(mutex_);
-    is_hanging_ = false;
+    is_hanging_ = is_hanging;
+    is_asked_ = false;
     changed_.notify_all();
   }
   BatchResult write_events(std::span<const Event> events) override {
@@ -57,35 +62,46 @@ class AnyKey final : public Database {
   bool is_asked_ = false;
 };
 
-std::string request_text(bool is_stream) {
+std::string request_text(bool is_stream, const std::string& model = "m") {
   const std::string body =
-      std::string(R"({"model":"m","messages":[],"stream":)") + (is_stream ? "true}" : "false}");
+      R"({"model":")" + model + R"(","messages":[],"stream":)" + (is_stream ? "true}" : "false}");
   return "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk-x\r\n"
          "Content-Type: application/json\r\nContent-Length: " +
          std::to_string(body.size()) + "\r\n\r\n" + body;
 }
 
+const std::string kPlainReply =
+    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 64\r\n\r\n"
+    R"({"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}})";
+const std::string kStreamHead =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+std::string chunk(const std::string& payload) {
+  return fmt::format("{:x}\r\n{}\r\n", payload.size(), payload);
+}
+
 // One server with all its parts, a backend that this test plays, and one client.
-class CutTest : public testing::Test {
+class SessionTest : public testing::Test {
  protected:
-  void start(bool has_hanging_keys) {
+  void start(bool has_hanging_keys, uint16_t port = 0, const std::string& model = "m") {
     std::signal(SIGPIPE, SIG_IGN);
     database = std::make_shared<AnyKey>(has_hanging_keys);
     auto config = std::make_shared<Config>();
     Backend one;
-    one.name = "m";
+    one.name = model;
     one.host = "127.0.0.1";
     one.authority = "backend";
-    one.port = backend.port();
-    config->backends["m"] = one;
+    one.port = port > 0 ? port : backend.port();
+    config->backends[model] = one;
+    config->key_ttl = Milliseconds(0);
+    config->timeout_connect = std::chrono::hours(1);
     KeyWaits waits;
-    waits.first = std::chrono::hours(1);
+    waits.first = waits.stale = std::chrono::hours(1);
     ledger = std::make_unique<Ledger>(database, log, Ledger::Settings{});
-    const Parts parts{
-        log,        *(keys = std::make_unique<KeyStore>(database, log, *config, waits)),
-        *ledger,    ids,
-        resolver,   memory,
-        connections};
+    const Parts parts{log,      *(keys = std::make_unique<KeyStore>(database, log, *config, waits)),
+                      *ledger,  ids,
+                      resolver, worker,
+                      memory,   connections};
     std::string error;
     const net::ListenSocket listen_socket = net::ListenSocket::open("127.0.0.1", 0, error);
     const std::string address = listen_socket.address();
@@ -100,7 +116,7 @@ class CutTest : public testing::Test {
       net::test_failed("connect");
     }
   }
-  ~CutTest() override {
+  ~SessionTest() override {
     close(client);
     if (backend_fd >= 0) close(backend_fd);
     keys.reset();  // before the server's loop
@@ -126,36 +142,37 @@ class CutTest : public testing::Test {
     server->abort();  // a second signal changes nothing
     thread.join();
     EXPECT_EQ(connections, 0u);
-    EXPECT_EQ(server->counters().requests.get(), static_cast<uint64_t>(is_request_read ? 1 : 0));
+    EXPECT_EQ(server->counters().requests.get(), requests_read);
   }
 
   Log log{2, LogLevel::kCritical};
   net::TestListener backend;
   int backend_fd = -1;
   int client = -1;
-  bool is_request_read = true;
+  uint64_t requests_read = 1;
   std::shared_ptr<AnyKey> database;
   std::unique_ptr<Ledger> ledger;
   ObjectIdMint ids;
-  net::Resolver resolver;
   MemoryBudget memory{1 << 30};
   std::atomic<size_t> connections{0};
   std::unique_ptr<Server> server;
+  net::Resolver resolver;
+  net::Worker worker;
   std::unique_ptr<KeyStore> keys;
   std::thread thread;
 };
 
-TEST_F(CutTest, BetweenRequests) {
+TEST_F(SessionTest, BetweenRequests) {
   start(false);
-  is_request_read = false;
+  requests_read = 0;
   while (server->counters().connections.get() == 0) std::this_thread::yield();
   cut();
   EXPECT_EQ(read_until(client, "\r\n"), "");
 }
 
-TEST_F(CutTest, MessagesAfterItsEndAreRunBeforeItsPartsGo) {
+TEST_F(SessionTest, MessagesAfterItsEndAreRunBeforeItsPartsGo) {
   start(false);
-  is_request_read = false;
+  requests_read = 0;
   while (server->counters().connections.get() == 0) std::this_thread::yield();
   cut();
   bool is_told = false;
@@ -166,7 +183,7 @@ TEST_F(CutTest, MessagesAfterItsEndAreRunBeforeItsPartsGo) {
   EXPECT_TRUE(is_told);
 }
 
-TEST_F(CutTest, InTheLookUpOfTheKey) {
+TEST_F(SessionTest, InTheLookUpOfTheKey) {
   start(true);
   net::send_text(client, request_text(false));
   database->wait_for_question();
@@ -175,7 +192,42 @@ TEST_F(CutTest, InTheLookUpOfTheKey) {
   EXPECT_EQ(read_until(client, "\r\n").substr(0, 13), "HTTP/1.1 503 ");
 }
 
-TEST_F(CutTest, BeforeTheReplysHead) {
+// A key that was seen before serves when the wait for the database ends; the call must not go out.
+TEST_F(SessionTest, InTheRefreshOfAKnownKey) {
+  start(false);
+  requests_read = 2;
+  net::send_text(client, request_text(false));
+  take_call();
+  net::send_text(backend_fd, kPlainReply);
+  EXPECT_NE(read_until(client, "}}").find("200 OK"), std::string::npos);
+  database->hang(true);
+  net::send_text(client, request_text(false));
+  database->wait_for_question();
+  cut();
+  database->answer();
+  EXPECT_EQ(read_until(client, "\r\n").substr(0, 13), "HTTP/1.1 503 ");
+  EXPECT_EQ(read_until(backend_fd, "POST"), "");
+  EXPECT_EQ(ledger->counts().billed, 1u);
+  EXPECT_EQ(ledger->counts().free, 1u);
+}
+
+TEST_F(SessionTest, WhileItConnects) {
+  const net::TestListener full(0);
+  int fillers[4];
+  for (int& fd : fillers) {
+    fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    connect(fd, full.address(), sizeof(sockaddr_in));
+  }
+  start(false, full.port());
+  net::send_text(client, request_text(false));
+  while (server->counters().requests.get() == 0) std::this_thread::yield();
+  cut();
+  EXPECT_EQ(read_until(client, "\r\n").substr(0, 13), "HTTP/1.1 503 ");
+  EXPECT_EQ(ledger->counts().free, 1u);
+  for (const int fd : fillers) close(fd);
+}
+
+TEST_F(SessionTest, BeforeTheReplysHead) {
   start(false);
   net::send_text(client, request_text(false));
   take_call();
@@ -184,17 +236,90 @@ TEST_F(CutTest, BeforeTheReplysHead) {
   EXPECT_EQ(ledger->counts().free, 1u);
 }
 
-TEST_F(CutTest, InTheMiddleOfAStream) {
+TEST_F(SessionTest, InTheMiddleOfAStream) {
   start(false);
   net::send_text(client, request_text(true));
   take_call();
-  net::send_text(backend_fd,
-                 "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-                 "Transfer-Encoding: chunked\r\n\r\n18\r\ndata: {\"choices\":[{}]}\n\n\r\n");
+  net::send_text(backend_fd, kStreamHead + chunk("data: {\"choices\":[{}]}\n\n"));
   EXPECT_EQ(read_until(client, "\n\n").substr(0, 13), "HTTP/1.1 200 ");
   cut();
   EXPECT_NE(read_until(client, "shutting down").find("shutting down"), std::string::npos);
   EXPECT_EQ(ledger->counts().unresolved, 1u);
+}
+
+// Of nothing but its end: only a figure is waited for.
+TEST_F(SessionTest, DrainedAfterTheEndOfAnAnswerWithoutFigure) {
+  start(false);
+  net::send_text(client, request_text(true));
+  take_call();
+  net::send_text(backend_fd,
+                 kStreamHead + chunk("data: {\"choices\":[{}]}\n\n") + chunk("data: [DONE]\n\n"));
+  EXPECT_NE(read_until(client, "0\r\n\r\n").find("[DONE]"), std::string::npos);
+  server->drain();
+  thread.join();
+  EXPECT_EQ(connections, 0u);
+  EXPECT_EQ(ledger->counts().unresolved, 1u);
+}
+
+TEST_F(SessionTest, APlainReplyThatCannotBeRecordedIsNotSent) {
+  start(false);
+  net::send_text(client, request_text(false));
+  take_call();
+  ledger->close();
+  net::send_text(backend_fd, kPlainReply);
+  const std::string reply = read_until(client, "}}");
+  EXPECT_EQ(reply.substr(0, 13), "HTTP/1.1 503 ");
+  EXPECT_EQ(reply.find("usage"), std::string::npos);
+  cut();
+  EXPECT_EQ(server->counters().free.get(), 1u);
+  EXPECT_EQ(server->counters().billed.get(), 0u);
+}
+
+TEST_F(SessionTest, AStreamWhoseEndCannotBeRecordedIsCut) {
+  start(false);
+  net::send_text(client, request_text(true));
+  take_call();
+  net::send_text(backend_fd, kStreamHead + chunk("data: {\"choices\":[{}]}\n\n"));
+  EXPECT_EQ(read_until(client, "\n\n").substr(0, 13), "HTTP/1.1 200 ");
+  ledger->close();
+  net::send_text(backend_fd, chunk("data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,"
+                                   "\"completion_tokens\":3}}\n\ndata: [DONE]\n\n") +
+                                 "0\r\n\r\n");
+  const std::string rest = read_until(client, "0\r\n\r\n");
+  EXPECT_NE(rest.find("cannot record"), std::string::npos) << rest;
+  EXPECT_EQ(rest.find("[DONE]"), std::string::npos) << rest;
+  EXPECT_FALSE(rest.ends_with("0\r\n\r\n")) << rest;
+  cut();
+  EXPECT_EQ(server->counters().billed.get(), 1u);  // it waits in the ledger
+}
+
+// A name whose copies are told from all other allocations by their size.
+constexpr size_t kLongModel = 100'000;
+constexpr size_t kCopyOfModel = kLongModel + 1;
+
+// The bill must not go with the request that could not be recorded for a lack of memory.
+TEST_F(SessionTest, ABugWhileItIsRecordedLeavesItUnresolved) {
+  const std::string model(kLongModel, 'm');
+  start(false, 0, model);
+  net::send_text(client, request_text(false, model));
+  take_call();
+  allocation_fault.arm(kCopyOfModel, 0, kCopyOfModel);
+  net::send_text(backend_fd, kPlainReply);
+  EXPECT_EQ(read_until(client, "\r\n"), "");  // closed without a word
+  cut();
+  EXPECT_FALSE(allocation_fault.is_armed());
+  EXPECT_EQ(ledger->counts().unresolved, 1u);
+}
+
+TEST_F(SessionTest, ABugBeforeTheCallLeavesItsIntentInPeace) {
+  const std::string model(kLongModel, 'm');
+  start(false, 0, model);
+  allocation_fault.arm(kCopyOfModel, 1, kCopyOfModel);  // not of the call, but of the intent
+  net::send_text(client, request_text(true, model));
+  EXPECT_EQ(read_until(client, "\r\n"), "");
+  cut();
+  EXPECT_FALSE(allocation_fault.is_armed());
+  EXPECT_EQ(ledger->counts().free, 1u);
 }
 
 }  // namespace

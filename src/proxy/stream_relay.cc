@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "api/error_body.h"
+#include "proxy/errors.h"
 #include "proxy/relay.h"
 #include "proxy/reply.h"
 #include "proxy/reply_body.h"
@@ -82,9 +83,10 @@ class StreamRelay {
   net::Task<void> relay_events();    // until the terminal event or the end of the body
   net::Task<void> await_body_end();  // after a terminal event
   void note_evidence();
-  net::Task<void> send_end();           // what was held, and the end: clean, or an error and a cut
+  // What was held, and the end: clean, or an error and a cut.
+  net::Task<void> send_end(bool is_recorded);
   net::Task<void> await_late_figure();  // after an unresolved end, while the backend still speaks
-  void return_connection();
+  bool is_clean() const { return body_.is_clean(); }
 
  private:
   void begin_head();
@@ -110,7 +112,7 @@ void StreamRelay::begin_head() {
   head_.append(exchange_.headers).append("X-Request-Id: ").append(request_.id_hex);
   head_ += "\r\nX-Accel-Buffering: no\r\nTransfer-Encoding: chunked\r\n";
   if (!exchange_.has_cache_control) head_ += "Cache-Control: no-cache\r\n";
-  head_ += request_.decide_keep_alive() ? "\r\n" : "Connection: close\r\n\r\n";
+  head_ += request_.keeps_alive() ? "\r\n" : "Connection: close\r\n\r\n";
   request_.status = exchange_.status;
 }
 
@@ -121,8 +123,8 @@ size_t StreamRelay::take_pieces() {
     const std::string_view left = body_.bytes().substr(covered);
     Piece piece = reader_->next(left);
     if (piece.kind == Piece::Kind::kMore && left.size() >= kEventBytesMax) {
-      reader_->skip(left.size());
-      piece = {Piece::Kind::kPass, left.size()};
+      piece = {Piece::Kind::kPass, left.size() - body_.unmasked()};
+      reader_->skip(piece.size);
     }
     if (piece.kind == Piece::Kind::kMore) return covered + take_unfinished(left);
     is_holding_ |= piece.kind == Piece::Kind::kTerminal;
@@ -167,15 +169,14 @@ net::Task<void> StreamRelay::relay_events() {
     const size_t covered = take_pieces();
     co_await send_pieces(covered);
     if (is_holding_ || body_.is_done() || status_ != Status::kMore) co_return;
-    status_ = co_await body_.more(loop_.now() + request_.config->timeout_read,
-                                  kEventBytesMax + net::kBlockBytes);
+    status_ = co_await body_.more(loop_.now() + request_.config->timeout_read, kEventBytesMax);
   }
 }
 
 net::Task<void> StreamRelay::await_body_end() {
   const MonotonicTime deadline = loop_.now() + kEndWaitMax;
   while (is_holding_ && !body_.is_done() && status_ == Status::kMore) {
-    status_ = co_await body_.more(deadline, kEventBytesMax + net::kBlockBytes);
+    status_ = co_await body_.more(deadline, kEventBytesMax);
     body_.consume(take_pieces());
     if (held_.size() > kHeldBytesMax) status_ = Status::kFull;
   }
@@ -190,46 +191,43 @@ void StreamRelay::note_evidence() {
       evidence.facts.saw_terminal || (body_.is_done() && (!body_.is_close_delimited() || has_end));
 }
 
-net::Task<void> StreamRelay::send_end() {
-  if (request_.evidence.ended_normally) {
+net::Task<void> StreamRelay::send_end(bool is_recorded) {
+  if (request_.evidence.ended_normally && is_recorded) {
     out_.add(held_);
     out_.add(unfinished_);
     co_await request_.send_to_client(out_.parts("", kLastChunk));
     co_return;
   }
-  request_.ended = status_ == Status::kTimeout     ? "backend_timeout"
-                   : status_ == Status::kCancelled ? "shutdown"
-                                                   : "backend_cut";
-  const std::string event = error_event(request_.endpoint->dialect, cut_error(status_));
-  out_.add(held_);
+  request_.is_cut = true;  // no last chunk: the client sees it
+  if (is_recorded) {
+    request_.end_as(cut_end(status_));
+    out_.add(held_);
+  }
+  const Error error = is_recorded ? cut_error(status_) : cannot_record();
+  const std::string event = error_event(request_.endpoint->dialect, error);
   out_.add(event);
   co_await request_.send_to_client(out_.parts("", ""));
-  request_.keeps_alive = false;  // no last chunk: the client sees that it is cut
 }
 
 // The client has its end, so its connection goes; what the backend still says can only settle the
-// bill.
+// bill. It has the time of one silence for that, however it fills it, and none once the proxy
+// stops.
 net::Task<void> StreamRelay::await_late_figure() {
   const bool was_unresolved = request_.outcome.kind == Outcome::Kind::kUnresolved;
   if (!was_unresolved || !is_holding_ || status_ != Status::kTimeout) co_return;
-  request_.keeps_alive = false;
+  if (request_.server.is_draining()) co_return;
+  request_.is_cut = true;
   request_.session.client.shutdown_write();
+  request_.session.has_answered = true;
+  const MonotonicTime deadline = loop_.now() + request_.config->timeout_read;
   status_ = Status::kMore;
   while (!body_.is_done() && status_ == Status::kMore) {
-    status_ = co_await body_.more(loop_.now() + request_.config->timeout_read,
-                                  kEventBytesMax + net::kBlockBytes);
+    status_ = co_await body_.more(deadline, kEventBytesMax);
     body_.consume(take_pieces());
     held_.clear();
   }
   note_evidence();
   co_await settle_late(request_);
-}
-
-void StreamRelay::return_connection() {
-  request_.session.backend_socket = nullptr;
-  if (!body_.is_clean() || !exchange_.keeps_alive) return;
-  body_.consume(body_.bytes().size());
-  request_.server.backends().give_back(std::move(exchange_.connection), exchange_.idle_limit);
 }
 
 }  // namespace
@@ -239,10 +237,10 @@ net::Task<void> relay_stream(Request& request, Exchange& exchange) {
   co_await relay.relay_events();
   co_await relay.await_body_end();
   relay.note_evidence();
-  co_await settle(request);
-  co_await relay.send_end();
+  const bool is_recorded = co_await settle(request);
+  co_await relay.send_end(is_recorded);
   co_await relay.await_late_figure();
-  relay.return_connection();
+  end_exchange(request, exchange, relay.is_clean());
 }
 
 }  // namespace llmproxy

@@ -78,6 +78,12 @@ def run(*arguments, cwd=None, env=None, text=True, **options):
     )
 
 
+def memory(pid):
+    """KiB of the process in memory."""
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+
 class Proxy:
     """One process. `backends` maps model names to a Backend, a url, or a table of the config."""
 
