@@ -1,5 +1,5 @@
 // Any bytes, cut anywhere: the splitter loses nothing, finds an event with the byte that ends it,
-// and the data of the events does not depend on the cuts.
+// counts its lines, and the data of the events does not depend on the cuts.
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -11,6 +11,14 @@ namespace {
 
 using llmproxy::SseEvent;
 using llmproxy::SseSplitter;
+
+size_t lines_of(std::string_view raw) {
+  size_t lines = 0;
+  while (!raw.empty()) {
+    if (!llmproxy::take_sse_line(raw).empty()) ++lines;
+  }
+  return lines;
+}
 
 // The data of all events, whatever is left included, each with a separator. The bytes arrive `step`
 // at a time.
@@ -28,6 +36,7 @@ std::string data_of(std::string_view bytes, size_t step) {
     while (const size_t size = splitter.next(bytes.substr(taken, end - taken))) {
       LLMPROXY_CHECK(size <= end - taken);
       if (step == 1) LLMPROXY_CHECK(size == end - taken);
+      LLMPROXY_CHECK(splitter.lines() == lines_of(bytes.substr(taken, size)));
       read(bytes.substr(taken, size));
       taken += size;
     }

@@ -1,6 +1,7 @@
 """What is billed, free or unresolved: every row of the outcome table, through the real program."""
 
 import datetime
+import gzip
 import itertools
 import json
 import signal
@@ -71,6 +72,17 @@ NO_FIGURES = {
 }
 
 
+# Values that are no strict JSON, though servers write them.
+ODD = {
+    "NaN": b"NaN",
+    "infinity": b"1e999",
+    "24 digits": b"123456789012345678901234",
+    "no UTF-8": b'"\xff"',
+    "lone surrogate": b'"\\ud800"',
+    "depth of 70": b"[" * 70 + b"]" * 70,
+}
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_plain_figure_is_billed(proxy, backend, name):
     usage, expected = FIGURES[name]
@@ -85,6 +97,67 @@ def test_plain_without_figure_is_unresolved(proxy, backend, name):
     assert reply.status == 200
     proxy.wait_unresolved(reply.id)
     assert proxy.settled_events() == []
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_plain_figure_beside_what_is_no_strict_json_is_billed(proxy, backend, name):
+    body = b'{"choices":[{"logprobs":%s}],"usage":{"prompt_tokens":7,"completion_tokens":3}}' % ODD[name]
+    backend.next(lambda exchange: exchange.reply(body=body))
+    reply = proxy.post()
+    assert reply.body == body
+    assert billed(proxy, reply) == (7, 3)
+
+
+def test_plain_figure_behind_a_byte_order_mark_is_billed(proxy, backend):
+    body = b'\xef\xbb\xbf{"usage":{"prompt_tokens":7,"completion_tokens":3}}'
+    backend.next(lambda exchange: exchange.reply(body=body))
+    assert billed(proxy, proxy.post()) == (7, 3)
+
+
+def test_zeros_beside_an_error_are_unresolved(proxy, backend):
+    backend.next(plain(sse.usage(0, 0), error={"message": "boom"}))
+    reply = proxy.post()
+    proxy.wait_unresolved(reply.id)
+    assert proxy.settled_events() == []
+
+
+def test_figure_beside_an_error_is_billed(proxy, backend):
+    backend.next(plain(sse.usage(7, 0), error={"message": "boom"}))
+    assert billed(proxy, proxy.post()) == (7, 0)
+
+
+def test_zeros_beside_an_error_of_a_bad_status_are_free(proxy, backend):
+    backend.next(plain(sse.usage(0, 0), status=500, error={"message": "boom"}))
+    assert proxy.post().status == 500
+    assert proxy.settled_events() == []
+    assert not proxy.lines("ERROR", "unresolved")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br"])
+def test_compressed_plain_reply_passes_and_is_unresolved(proxy, backend, coding):
+    body = gzip.compress(json.dumps(sse.completion(usage=sse.usage(7, 3))).encode())
+    headers = [("Content-Encoding", coding)]
+    backend.next(lambda exchange: exchange.reply(body=body, headers=headers))
+    reply = proxy.post()
+    assert (reply.body, reply.header("Content-Encoding")) == (body, coding)
+    proxy.wait_unresolved(reply.id)
+    assert proxy.lines("ERROR", reply.id, "reply was compressed")
+    assert proxy.settled_events() == []
+
+
+def test_identity_is_no_compression(proxy, backend):
+    body = sse.completion(usage=sse.usage(7, 3))
+    headers = [("Content-Encoding", "identity")]
+    backend.next(lambda exchange: exchange.reply(body=body, headers=headers))
+    assert billed(proxy, proxy.post()) == (7, 3)
+
+
+def test_compressed_error_is_free(proxy, backend):
+    headers = [("Content-Encoding", "gzip")]
+    backend.next(lambda exchange: exchange.reply(503, gzip.compress(b"{}"), headers=headers))
+    assert proxy.post().status == 503
+    assert proxy.settled_events() == []
+    assert not proxy.lines("ERROR", "unresolved")
 
 
 def test_usage_before_choices_is_found(proxy, backend):
@@ -340,7 +413,22 @@ STREAMS_UNRESOLVED = {
         sse.usage_chunk(0, 0),
         sse.DONE,
     ],
+    "zeros after an error, malformed after a good one": [
+        sse.chunk(finish="stop"),
+        sse.usage_chunk(7, 3),
+        sse.data({"error": {"message": "out of memory"}}),
+        sse.usage_chunk(0, 0),
+        sse.DONE,
+    ],
+    "zeros after an error that its event's name tells behind the data": [
+        b'data: {"code":500}\nevent: error\n\n',
+        sse.usage_chunk(0, 0),
+        sse.DONE,
+    ],
     "beyond 2^53": [sse.chunk(finish="stop"), sse.usage_chunk(2**53 + 2, 1), sse.DONE],
+    "bare JSON": [json.dumps(sse.completion(usage=sse.usage(7, 3))).encode()],
+    "HTML": [b"<html>\n<body>\n\nnot what you asked for</body></html>"],
+    "compressed, and does not say so": [gzip.compress(sse.usage_chunk(7, 3) + sse.DONE)],
 }
 
 
@@ -357,6 +445,16 @@ def test_stream_without_final_figure_is_unresolved(proxy, backend, name):
     reply = post_until_cut(proxy)
     proxy.wait_unresolved(reply.id)
     assert proxy.settled_events() == []
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_stream_figure_beside_what_is_no_strict_json_is_billed(proxy, backend, name):
+    last = b'data: {"choices":[{"index":0,"delta":{},"lp":%s,"finish_reason":"stop"}]' % ODD[name]
+    usage = b',"usage":{"prompt_tokens":7,"completion_tokens":3}'
+    backend.next(stream(sse.chunk("a"), last + usage + b"}\n\n", sse.DONE))
+    reply = proxy.post(stream=True)
+    assert reply.body == sse.chunk("a") + last + b"}\n\n" + sse.DONE
+    assert billed(proxy, reply) == (7, 3)
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
@@ -384,6 +482,22 @@ def test_stream_cut_before_its_figure_is_unresolved(proxy, backend):
     backend.next(stream(sse.chunk("a"), then="close"))
     reply = post_until_cut(proxy)
     proxy.wait_unresolved(reply.id)
+    assert proxy.settled_events() == []
+
+
+@pytest.mark.parametrize("how", ["end", "close"])
+def test_compressed_stream_is_unresolved(proxy, backend, how):
+    body = gzip.compress(sse.chunk(finish="stop") + sse.usage_chunk(7, 3) + sse.DONE)
+
+    def script(exchange):
+        exchange.open(headers=[("Content-Encoding", "gzip")])
+        exchange.write(body)
+        getattr(exchange, how)()
+
+    backend.next(script)
+    reply = post_until_cut(proxy)
+    proxy.wait_unresolved(reply.id)
+    assert proxy.lines("ERROR", reply.id, "reply was compressed")
     assert proxy.settled_events() == []
 
 

@@ -3,6 +3,7 @@ survives."""
 
 import os
 import signal
+import threading
 from email.utils import parsedate_to_datetime
 
 import pytest
@@ -251,6 +252,22 @@ def test_pipelined_stream_and_plain(proxy):
         assert client.read().body.endswith(sse.DONE)
         assert client.read().json()["object"] == "chat.completion"
         assert client.read().body.endswith(sse.DONE)
+
+
+@pytest.mark.parametrize("size", [200, 700, 1024])
+def test_pipelined_chunked_requests_that_fill_every_buffer_are_served(make_proxy, backend, size):
+    """Only its own head counts against head_bytes_max, not what follows."""
+    proxy = make_proxy({"m": backend}, limits={"head_bytes_max": 1024})
+    request = coding(b"chunked")
+    padding = b"X: " + b"y" * (size - request.index(b"\r\n\r\n") - 4 - 5) + b"\r\n"
+    request = request.replace(AUTH, AUTH + padding)
+    assert request.index(b"\r\n\r\n") + 4 == size
+    count = (256 << 10) // len(request)
+    with proxy.connect() as client:
+        sender = threading.Thread(target=client.send, args=(request * count,))
+        sender.start()
+        assert [client.read().status for _ in range(count)] == [200] * count
+        sender.join()
 
 
 def test_bad_second_request_does_not_harm_the_first_answer(proxy, backend):

@@ -2,6 +2,7 @@
 backend."""
 
 import json
+import zlib
 
 import pytest
 
@@ -279,10 +280,17 @@ def test_running_figures_are_removed_for_a_client_that_asked_for_the_final_one(m
         )
     )
     reply = proxy.post(stream=True, stream_options={"include_usage": True})
-    assert reply.body.endswith(sse.usage_chunk(7, 3) + sse.DONE)
-    assert (
-        b'"completion_tokens":1,' not in reply.body and b'"completion_tokens":2,' not in reply.body
-    )
+    last = sse.chunk(finish="stop", usage=sse.usage(7, 2))  # it may be the only one
+    assert reply.body == sse.chunk("a", usage=None) + last + sse.usage_chunk(7, 3) + sse.DONE
+
+
+def test_figure_beside_the_finish_reason_stays_for_a_client_that_asked_for_it(make_proxy, backend):
+    proxy = make_proxy({"m": {"url": backend.url(), "usage": "continuous"}})
+    events = [sse.chunk("a"), sse.chunk(finish="stop", usage=sse.usage(7, 3)), sse.DONE]
+    backend.next(lambda exchange: exchange.stream(*events))
+    reply = proxy.post(stream=True, stream_options={"include_usage": True})
+    assert reply.body == b"".join(events)
+    assert proxy.wait_event(reply.id)["completion_n"] == 3
 
 
 def test_usage_member_is_removed_wherever_it_stands(proxy, backend):
@@ -299,6 +307,15 @@ def test_usage_member_is_removed_wherever_it_stands(proxy, backend):
     first, second, last = reply.body.split(b"\n\n")[:3]
     assert json.loads(first[6:]) == {"choices": [{"index": 0, "delta": {"content": "a"}}]}
     assert second.endswith(b'"x":1e-7}') and last + b"\n\n" == sse.DONE
+
+
+@pytest.mark.parametrize("choices", [{}, {"choices": None}, {"choices": []}])
+def test_chunk_made_for_usage_is_not_seen_by_a_client_that_did_not_ask(proxy, backend, choices):
+    end = sse.data({"id": "chatcmpl-1", **choices, "usage": sse.usage(7, 3)})
+    backend.next(lambda exchange: exchange.stream(sse.chunk(finish="stop"), end, sse.DONE))
+    reply = proxy.post(stream=True)
+    assert reply.body == sse.chunk(finish="stop") + sse.DONE
+    assert proxy.wait_event(reply.id)["completion_n"] == 3
 
 
 def test_other_payload_of_the_usage_chunk_is_kept(proxy, backend):
@@ -403,6 +420,64 @@ def test_cut_inside_an_event_sends_no_half_of_it(proxy, backend):
             list(events)
 
 
+def test_cut_inside_an_event_of_megabytes_ends_it_before_the_error(proxy, backend):
+    """Its front went out unread, so a client must see where the error begins."""
+    long = sse.chunk("x" * (2 << 20))
+    first = backend.gate("the front of the event has come")
+
+    def script(exchange):
+        exchange.open()
+        exchange.write(long[: 3 << 19])
+        first.wait()
+        exchange.close()
+
+    backend.next(script)
+    with proxy.connect() as client:
+        payload = client.payload(client.stream())
+        body = next(payload)
+        first.open()
+        with pytest.raises(Cut):
+            for piece in payload:
+                body += piece
+    front, _, error = body.rpartition(b"\n\ndata: ")
+    assert len(front) >= 1 << 20 and long.startswith(front)
+    assert json.loads(error)["error"]["code"] == "upstream_error"
+
+
+# An event at the end of a body that ends with the connection: is it whole?
+TAILS = {
+    "data: [DO": False,
+    'data: {"choices":[{"index":0,"delta"': False,
+    "da": False,
+    "data: [DONE]": True,
+    'data: {"x":1}': True,
+    ": ping": True,
+}
+
+
+@pytest.mark.parametrize("tail", TAILS)
+def test_half_an_event_at_the_end_of_the_connection_is_a_cut(proxy, backend, tail):
+    events = sse.chunk(finish="stop", usage=sse.usage(7, 3))
+
+    def script(exchange):
+        exchange.open(chunked=False)
+        exchange.write(events + tail.encode())
+        exchange.close()
+
+    backend.next(script)
+    with proxy.connect() as client:
+        reply = client.stream(stream_options={"include_usage": True})
+        if TAILS[tail]:
+            assert client.read_body(reply) == events + tail.encode()
+        else:
+            received = client.events(reply)
+            assert next(received) == events
+            assert "error" in json.loads(next(received).removeprefix(b"data: "))
+            with pytest.raises(Cut):
+                list(received)
+    assert proxy.wait_event(reply.id)["completion_n"] == 3
+
+
 def test_silence_inside_a_stream_is_told(make_proxy, backend):
     proxy = make_proxy({"m": backend}, timeout_read=0.3)
 
@@ -457,6 +532,60 @@ def test_timeout_read_is_of_silence_not_of_the_whole(make_proxy, backend):
             stays(lambda: True, "silence shorter than timeout_read", 0.12)
             gate.open()
         assert list(events)[-1] == sse.DONE
+
+
+# Streams under a Content-Encoding, though none was asked for.
+
+GZIP = [("Content-Encoding", "gzip")]
+
+
+def compressed(*events):
+    """Each event as a server writes it that compresses and flushes; the last ends the coding."""
+    packer = zlib.compressobj(wbits=31)
+    pieces = [packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH) for event in events]
+    return [*pieces, packer.flush()]
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_compressed_stream_passes_untouched_as_it_comes(proxy, backend, chunked):
+    pieces = compressed(sse.chunk("a"), *END)
+    gates = [backend.gate(f"piece {n} confirmed") for n in range(len(pieces))]
+
+    def script(exchange):
+        exchange.open(headers=GZIP, chunked=chunked)
+        for piece, gate in zip(pieces, gates, strict=True):
+            exchange.write(piece)
+            gate.wait()
+        exchange.end()
+
+    backend.next(script)
+    with proxy.connect() as client:
+        reply = client.stream()
+        assert reply.header("Content-Encoding") == "gzip"
+        payload = client.payload(reply)
+        for piece, gate in zip(pieces, gates, strict=True):
+            assert next(payload) == piece
+            gate.open()
+        assert list(payload) == []
+
+
+def test_compressed_stream_that_is_cut_ends_without_a_word(proxy, backend):
+    pieces = compressed(sse.chunk("a"))
+    first = backend.gate("the first piece has come")
+
+    def script(exchange):
+        exchange.open(headers=GZIP)
+        exchange.write(pieces[0])
+        first.wait()
+        exchange.close()
+
+    backend.next(script)
+    with proxy.connect() as client:
+        payload = client.payload(client.stream())
+        assert next(payload) == pieces[0]
+        first.open()
+        with pytest.raises(Cut):
+            next(payload)
 
 
 # What is a stream.

@@ -172,25 +172,63 @@ std::vector<Splice> edit_chat_call(std::string_view body, const Call& call, Usag
   return splices;
 }
 
-ReplyFacts read_chat_reply(std::string_view body, const Call& /*call*/) {
-  ReplyFacts facts;
+// What a plain reply's top-level members say.
+class ReplyReader {
+ public:
+  void see(std::string_view key, element value) {
+    if (key == "error") facts_.saw_error = facts_.saw_error || is_truthy(value);
+    if (key != "usage") return;
+    ++usages_;
+    if (value.is_null()) return;
+    facts_.final_figure = read_figure(value, "prompt_tokens", "completion_tokens");
+    facts_.is_malformed = !facts_.final_figure;
+  }
+  void see_unreadable(std::string_view key) {
+    (key == "error" ? facts_.saw_error : facts_.is_malformed) = true;
+    if (key == "usage") ++usages_;
+  }
+  ReplyFacts facts() {
+    // Beside an error zeros mean nothing: the server did not count.
+    const bool is_void = facts_.saw_error && facts_.final_figure == Figure{};
+    if (usages_ > 1 || is_void) facts_.is_malformed = true;
+    if (facts_.is_malformed) facts_.final_figure.reset();
+    return facts_;
+  }
+
+ private:
+  ReplyFacts facts_;
+  int usages_ = 0;
+};
+
+bool read_strictly(std::string_view body, ReplyReader& reader) {
   const JsonText json(body);
+  if (!json.ok()) return false;
   object members;
-  if (!json.ok() || json.root().get(members) != simdjson::SUCCESS) return facts;
-  int usages = 0;
-  for (const auto [key, value] : members) {
-    if (key == "error") facts.saw_error = facts.saw_error || is_truthy(value);
-    if (key != "usage") continue;
-    ++usages;
-    if (value.is_null()) continue;
-    facts.final_figure = read_figure(value, "prompt_tokens", "completion_tokens");
-    facts.is_malformed = !facts.final_figure;
+  if (json.root().get(members) != simdjson::SUCCESS) return true;
+  for (const auto [key, value] : members) reader.see(key, value);
+  return true;
+}
+
+// Python servers write NaN; others cut a character in two. What else a reply holds must not cost
+// its usage: that is found by structure and read alone.
+void read_by_structure(std::string_view body, ReplyReader& reader) {
+  std::vector<Member> members;
+  if (!object_members(body, members)) return;
+  for (const Member& member : members) {
+    if (member.key != "usage" && member.key != "error") continue;
+    const JsonText json(member.value);
+    if (json.ok()) {
+      reader.see(member.key, json.root());
+    } else {
+      reader.see_unreadable(member.key);
+    }
   }
-  if (usages > 1) {
-    facts.final_figure.reset();
-    facts.is_malformed = true;
-  }
-  return facts;
+}
+
+ReplyFacts read_chat_reply(std::string_view body, const Call& /*call*/) {
+  ReplyReader reader;
+  if (!read_strictly(body, reader)) read_by_structure(body, reader);
+  return reader.facts();
 }
 
 }  // namespace

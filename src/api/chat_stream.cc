@@ -137,54 +137,50 @@ bool is_standard_member(std::string_view key) {
 struct Choice {
   int64_t index = -1;
   bool is_finished = false;
-};
 
-Choice read_choice(element value) {
-  Choice choice;
-  simdjson::dom::object object;
-  if (value.get(object) != simdjson::SUCCESS) return choice;
-  for (const auto [key, member] : object) {
+  void see(std::string_view key, element value) {
     if (key == "index") {
-      choice.index = read_count(member).value_or(-1);
+      index = read_count(value).value_or(-1);
     } else if (key == "finish_reason") {
       std::string_view reason;  // some servers say "" for "not yet"
-      choice.is_finished = member.get(reason) == simdjson::SUCCESS && !reason.empty();
+      is_finished = value.get(reason) == simdjson::SUCCESS && !reason.empty();
     }
   }
-  return choice;
-}
+};
+
+enum class Usage : uint8_t { kNone, kObject, kOther };  // kNone: null, too
 
 struct Chunk {
-  int usages = 0;                // members of that name
-  size_t usage_index = 0;        // of the last one among all members
-  std::optional<element> usage;  // the last that is not null
-  std::optional<simdjson::dom::array> choices;
+  size_t members = 0;
+  int usages = 0;                  // members of that name
+  size_t usage_index = 0;          // of the last one among all members
+  Usage usage = Usage::kNone;      // the last that is not null
+  std::optional<Figure> figure;    // which it may be
+  std::optional<int64_t> choices;  // how many; nothing where there is no array of them
   bool is_error = false;
   bool has_foreign = false;      // a member with a value that no usage chunk has of itself
   bool is_finishing = false;     // some choice has a finish reason
   int64_t finishing_index = -1;  // of the chunk's one choice, if that is it
 
-  bool has_empty_choices() const { return choices && choices->begin() == choices->end(); }
-};
-
-Chunk read_chunk(simdjson::dom::object object) {
-  Chunk chunk;
-  size_t index = 0;
-  for (const auto [key, value] : object) {
+  void count_member(std::string_view key, bool is_null) {
     if (key == "usage") {
-      ++chunk.usages;
-      chunk.usage_index = index;
-      if (!value.is_null()) chunk.usage = value;
-    } else if (key == "choices" && value.is_array()) {
-      chunk.choices = simdjson::dom::array(value);
-    } else if (key == "error") {
-      chunk.is_error = chunk.is_error || is_truthy(value);
+      ++usages;
+      usage_index = members;
     }
-    if (!value.is_null() && !is_standard_member(key)) chunk.has_foreign = true;
-    ++index;
+    if (!is_null && !is_standard_member(key)) has_foreign = true;
+    ++members;
   }
-  return chunk;
-}
+  bool is_end() const { return choices == 0; }  // with an empty array of choices
+  void see_usage(element value) {
+    if (value.is_null()) return;
+    usage = value.is_object() ? Usage::kObject : Usage::kOther;
+    figure = read_figure(value, "prompt_tokens", "completion_tokens");
+  }
+  void see_choice(const Choice& choice) {
+    is_finishing = is_finishing || choice.is_finished;
+    finishing_index = ++*choices == 1 && choice.is_finished ? choice.index : -1;
+  }
+};
 
 // Appends `raw` with the bytes [offset, offset + remove) of its data replaced. Data in several
 // lines keeps its lines: what is removed may leave empty ones, which are blanks to JSON.
@@ -230,13 +226,19 @@ class ChatStream final : public EventStream {
 
  private:
   Kind read_event(std::string_view raw, bool is_whole, std::string& text) override;
+  bool is_complete(std::string_view raw) override;
   void note_skipped() override { spoil(); }
 
   Kind read_data(std::string_view raw, std::string_view data, bool is_whole, std::string& text);
   static Kind remove_null_usage(std::string_view raw, std::string_view data, std::string& text);
-  void take_facts(Chunk& chunk);
-  void take_choices(Chunk& chunk);
+  bool read_strictly(std::string_view data, Chunk& chunk);
+  bool read_by_structure(std::string_view data, Chunk& chunk);
+  void see_choices(element value, Chunk& chunk);
+  void see_choices_by_structure(std::string_view text, Chunk& chunk);
+  void see_choice(const Choice& choice, Chunk& chunk);
+  void take_facts(const Chunk& chunk);
   void take_figure(const Chunk& chunk);
+  bool is_running(const Chunk& chunk) const;
   Kind edit(const Chunk& chunk, std::string_view raw, std::string_view data,
             std::string& text) const;
   void spoil() {
@@ -252,14 +254,18 @@ Kind ChatStream::read_event(std::string_view raw, bool is_whole, std::string& te
   Content content = tally_ ? Content::kTelling : inspect(raw);
   // The common event: one data line, nothing of interest in it.
   constexpr std::string_view kData = "data:";
-  if (content == Content::kPlain && raw.starts_with(kData) && !is_done(raw.substr(kData.size()))) {
+  const bool is_one_line = is_whole && lines() == 1 && raw.starts_with(kData);
+  if (content == Content::kPlain && is_one_line && !is_done(raw.substr(kData.size()))) {
     ++facts_.data_events;
     return Kind::kPass;
   }
   thread_local std::string scratch;
   const SseEvent event = parse_sse_event(raw, scratch);
   if (event.type == "error") facts_.saw_error = true;
-  if (!event.has_data) return Kind::kPass;
+  if (!event.has_data) {
+    facts_.saw_other_bytes |= event.has_other;
+    return Kind::kPass;
+  }
   ++facts_.data_events;
   if (is_done(event.data)) {
     facts_.saw_terminal = true;
@@ -270,6 +276,15 @@ Kind ChatStream::read_event(std::string_view raw, bool is_whole, std::string& te
   if (content == Content::kTelling) return read_data(raw, event.data, is_whole, text);
   if (content == Content::kPlain || edit_ != Edit::kRemove) return Kind::kPass;
   return remove_null_usage(raw, event.data, text);
+}
+
+bool ChatStream::is_complete(std::string_view raw) {
+  std::string scratch;
+  const SseEvent event = parse_sse_event(raw, scratch);
+  if (event.has_other) return false;
+  if (!event.has_data || is_done(event.data)) return true;
+  std::vector<Member>& members = thread_members();
+  return JsonText(event.data).ok() || object_members(event.data, members);
 }
 
 // OpenAI's chunks all have `"usage":null` when usage was asked for: not worth a parse.
@@ -286,76 +301,142 @@ Kind ChatStream::remove_null_usage(std::string_view raw, std::string_view data, 
 
 Kind ChatStream::read_data(std::string_view raw, std::string_view data, bool is_whole,
                            std::string& text) {
-  const JsonText json(data);
-  simdjson::dom::object object;
-  if (!json.ok() || json.root().get(object) != simdjson::SUCCESS) {
-    // Text that is no JSON passes. What should have been an object with usage is a figure not
-    // understood; the front of an event that the end of the body has cut is not.
-    const size_t begin = data.find_first_not_of(" \t\r\n");
-    if (is_whole && begin != std::string_view::npos && data[begin] == '{' &&
-        has_usage_value(data)) {
-      facts_.is_malformed = true;
-      spoil();
-    }
-    return Kind::kPass;
+  Chunk chunk;
+  if (read_strictly(data, chunk) || read_by_structure(data, chunk)) {
+    take_facts(chunk);
+    return edit(chunk, raw, data, text);
   }
-  Chunk chunk = read_chunk(object);
-  take_facts(chunk);
-  return edit(chunk, raw, data, text);
+  // Text that is no JSON passes. What should have been an object with usage is a figure not
+  // understood; the front of an event that the end of the body has cut is not.
+  const size_t begin = data.find_first_not_of(" \t\r\n");
+  if (is_whole && begin != std::string_view::npos && data[begin] == '{' && has_usage_value(data)) {
+    facts_.is_malformed = true;
+    spoil();
+  }
+  return Kind::kPass;
 }
 
-void ChatStream::take_facts(Chunk& chunk) {
+bool ChatStream::read_strictly(std::string_view data, Chunk& chunk) {
+  const JsonText json(data);
+  simdjson::dom::object object;
+  if (!json.ok() || json.root().get(object) != simdjson::SUCCESS) return false;
+  for (const auto [key, value] : object) {
+    chunk.count_member(key, value.is_null());
+    if (key == "usage") {
+      chunk.see_usage(value);
+    } else if (key == "choices") {
+      see_choices(value, chunk);
+    } else if (key == "error") {
+      chunk.is_error = chunk.is_error || is_truthy(value);
+    }
+  }
+  return true;
+}
+
+// Python servers write NaN; others cut a character in two. What else a chunk holds must not cost
+// its usage, nor bring it to a client that did not ask: what matters is found by structure and read
+// alone.
+bool ChatStream::read_by_structure(std::string_view data, Chunk& chunk) {
+  std::vector<Member> members;
+  if (!object_members(data, members)) return false;
+  for (const Member& member : members) {
+    chunk.count_member(member.key, member.value == "null");
+    if (member.key == "choices") see_choices_by_structure(member.value, chunk);
+    if (member.key != "usage" && member.key != "error") continue;
+    const JsonText json(member.value);
+    if (member.key == "error") {
+      chunk.is_error = chunk.is_error || !json.ok() || is_truthy(json.root());
+    } else if (json.ok()) {
+      chunk.see_usage(json.root());
+    } else {
+      chunk.usage = Usage::kObject;
+      chunk.figure.reset();
+    }
+  }
+  return true;
+}
+
+void ChatStream::see_choices(element value, Chunk& chunk) {
+  simdjson::dom::array choices;
+  if (value.get(choices) != simdjson::SUCCESS) return;
+  chunk.choices = 0;
+  for (const element each : choices) {
+    Choice choice;
+    simdjson::dom::object object;
+    if (each.get(object) == simdjson::SUCCESS) {
+      for (const auto [key, member] : object) choice.see(key, member);
+    }
+    see_choice(choice, chunk);
+  }
+}
+
+void ChatStream::see_choices_by_structure(std::string_view text, Chunk& chunk) {
+  if (!text.starts_with('[')) return;
+  chunk.choices = 0;
+  for (const std::string_view value : array_values(text)) {
+    Choice choice;
+    for (const Member& member : object_members(value)) {
+      if (member.key != "index" && member.key != "finish_reason") continue;
+      const JsonText json(member.value);
+      if (json.ok()) choice.see(member.key, json.root());
+    }
+    see_choice(choice, chunk);
+  }
+}
+
+void ChatStream::see_choice(const Choice& choice, Chunk& chunk) {
+  chunk.see_choice(choice);
+  if (tally_) tally_->see(choice.index, choice.is_finished);
+}
+
+void ChatStream::take_facts(const Chunk& chunk) {
   if (chunk.is_error) facts_.saw_error = true;
-  take_choices(chunk);
-  if (chunk.usage) take_figure(chunk);
+  is_finished_ = is_finished_ || chunk.is_finishing;
+  if (chunk.usage != Usage::kNone) take_figure(chunk);
   if (!tally_) return;
   const ChoiceTally::Total total = tally_->total(facts_.saw_error);
   facts_.final_figure = total.figure;
   if (total.is_malformed) facts_.is_malformed = true;
 }
 
-void ChatStream::take_choices(Chunk& chunk) {
-  if (!chunk.choices) return;
-  int64_t choices = 0;
-  for (const element value : *chunk.choices) {
-    const Choice choice = read_choice(value);
-    if (tally_) tally_->see(choice.index, choice.is_finished);
-    chunk.is_finishing = chunk.is_finishing || choice.is_finished;
-    chunk.finishing_index = ++choices == 1 && choice.is_finished ? choice.index : -1;
-  }
-  is_finished_ = is_finished_ || chunk.is_finishing;
-}
-
 void ChatStream::take_figure(const Chunk& chunk) {
-  const std::optional<Figure> figure =
-      read_figure(*chunk.usage, "prompt_tokens", "completion_tokens");
-  // SGLang ends a failed answer with zeros that mean nothing.
-  const bool is_void = figure && *figure == Figure{} && facts_.saw_error;
-  facts_.is_malformed = !figure || is_void || chunk.usages > 1;
+  // SGLang ends a failed answer with zeros that mean nothing. They make a good figure before them
+  // doubtful as any malformed one does.
+  const bool is_void = chunk.figure == Figure{} && facts_.saw_error;
+  facts_.is_malformed = !chunk.figure || is_void || chunk.usages > 1;
   if (facts_.is_malformed) {
     spoil();
     return;
   }
-  const bool is_end = chunk.has_empty_choices();
   if (!tally_) {
-    (is_end || is_finished_ ? facts_.final_figure : facts_.running_figure) = figure;
-  } else if (is_end) {
-    tally_->add_end_figure(*figure);
+    (is_running(chunk) ? facts_.running_figure : facts_.final_figure) = chunk.figure;
+  } else if (chunk.is_end()) {
+    tally_->add_end_figure(*chunk.figure);
   } else if (chunk.is_finishing) {
-    tally_->add_finish_figure(*figure, chunk.finishing_index);
+    tally_->add_finish_figure(*chunk.figure, chunk.finishing_index);
   } else {
-    facts_.running_figure = figure;
+    facts_.running_figure = chunk.figure;
     tally_->add_running_figure();
   }
+}
+
+// Whether the chunk's figure stands where none can be final.
+bool ChatStream::is_running(const Chunk& chunk) const {
+  if (chunk.is_end()) return false;
+  if (!tally_) return !is_finished_;
+  return !chunk.is_finishing || tally_->has_running_figure();
 }
 
 Kind ChatStream::edit(const Chunk& chunk, std::string_view raw, std::string_view data,
                       std::string& text) const {
   if (edit_ == Edit::kNone || chunk.usages == 0) return Kind::kPass;
-  const bool has_object = chunk.usage && chunk.usage->is_object();
+  const bool has_object = chunk.usage == Usage::kObject;
+  const bool has_choices = chunk.choices.value_or(0) > 0;
   std::vector<Member>& members = thread_members();
   if (edit_ == Edit::kNullRunning) {
-    if (!has_object || !chunk.choices || chunk.has_empty_choices()) return Kind::kPass;
+    // The figure beside the finish reason may be the only one (DeepSeek, Mistral, Gemini), so it
+    // stays, though vLLM repeats it in a chunk made for it: of several, clients take the last.
+    if (!has_object || !has_choices || !is_running(chunk)) return Kind::kPass;
     object_members(data, members);
     const std::string_view value = members.at(chunk.usage_index).value;
     const Splice splice{.offset = static_cast<size_t>(value.data() - data.data()),
@@ -364,8 +445,8 @@ Kind ChatStream::edit(const Chunk& chunk, std::string_view raw, std::string_view
     append_edited(raw, splice, text);
     return Kind::kReplace;
   }
-  if (chunk.usage && !has_object) return Kind::kPass;
-  if (chunk.has_empty_choices() && has_object && !chunk.has_foreign) return Kind::kDrop;
+  if (chunk.usage == Usage::kOther) return Kind::kPass;
+  if (has_object && !has_choices && !chunk.has_foreign) return Kind::kDrop;
   object_members(data, members);  // of a doubled usage, malformed anyway, only the last goes
   append_edited(raw, remove_member(data, members, chunk.usage_index), text);
   return Kind::kReplace;

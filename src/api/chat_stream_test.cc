@@ -13,7 +13,8 @@ namespace llmproxy {
 bool operator==(const ReplyFacts& a, const ReplyFacts& b) {
   return a.final_figure == b.final_figure && a.running_figure == b.running_figure &&
          a.is_malformed == b.is_malformed && a.data_events == b.data_events &&
-         a.saw_error == b.saw_error && a.saw_terminal == b.saw_terminal;
+         a.saw_other_bytes == b.saw_other_bytes && a.saw_error == b.saw_error &&
+         a.saw_terminal == b.saw_terminal;
 }
 
 void PrintTo(const ReplyFacts& facts, std::ostream* out) {
@@ -24,7 +25,8 @@ void PrintTo(const ReplyFacts& facts, std::ostream* out) {
   print("final ", facts.final_figure);
   print(", running ", facts.running_figure);
   *out << ", malformed " << facts.is_malformed << ", data " << facts.data_events << ", error "
-       << facts.saw_error << ", terminal " << facts.saw_terminal;
+       << facts.saw_error << ", terminal " << facts.saw_terminal << ", other bytes "
+       << facts.saw_other_bytes;
 }
 
 namespace {
@@ -73,6 +75,11 @@ ReplyFacts with_error(ReplyFacts facts) {
 
 ReplyFacts malformed(ReplyFacts facts) {
   facts.is_malformed = true;
+  return facts;
+}
+
+ReplyFacts with_other_bytes(ReplyFacts facts) {
+  facts.saw_other_bytes = true;
   return facts;
 }
 
@@ -131,12 +138,6 @@ std::vector<Golden> common_goldens() {
       {"7 the same, stripped", stream_call(), kAsk,
        chunk(choice("a")) + chunk(choice("", kStop), usage(9, 3)) + kDone,
        chunk(choice("a")) + chunk(choice("", kStop)) + kDone, facts(Figure{9, 3}, 3)},
-      {"8 vLLM continuous, asked by nobody but the proxy", stream_call(), kContinuous,
-       running + end + kDone, plain + kDone, with_running(five, {9, 2})},
-      {"8 the client asked for the total", stream_call(true), kContinuous, running + end + kDone,
-       nulls + end + kDone, with_running(five, {9, 2})},
-      {"8 the client asked for both", stream_call(true, true), kContinuous, running + end + kDone,
-       "=", with_running(five, {9, 2})},
       {"9 vLLM forces running usage", stream_call(), kAsk, running + end + kDone, plain + kDone,
        with_running(five, {9, 2})},
       {"9 the same, as is", stream_call(), kAsIs, running + end + kDone, "=",
@@ -147,9 +148,53 @@ std::vector<Golden> common_goldens() {
        chunk(choice("a")) + chunk(choice("", kStop), timings) + kDone, "=", facts({}, 3)},
       {"19 llama.cpp, timings beside usage", stream_call(), kAsk,
        plain + chunk("", usage(9, 3) + timings) + kDone, plain + kDone, five},
+  };
+}
+
+// Running figures, which the proxy asked for, the client did not or only for the total.
+std::vector<Golden> continuous_goldens() {
+  const std::string plain = chunk(choice("a")) + chunk(choice("b")) + chunk(choice("", kStop));
+  const std::string last = chunk(choice("", kStop), usage(9, 3));
+  const std::string running =
+      chunk(choice("a"), usage(9, 1)) + chunk(choice("b"), usage(9, 2)) + last;
+  const std::string nulls = chunk(choice("a"), kNull) + chunk(choice("b"), kNull) + last;
+  const std::string end = chunk("", usage(9, 3));
+  const ReplyFacts five = facts(Figure{9, 3}, 5);
+  return {
+      {"8 vLLM continuous, asked by nobody but the proxy", stream_call(), kContinuous,
+       running + end + kDone, plain + kDone, with_running(five, {9, 2})},
+      {"8 the client asked for the total", stream_call(true), kContinuous, running + end + kDone,
+       nulls + end + kDone, with_running(five, {9, 2})},
+      {"7 of a continuous backend, the client asked for it", stream_call(true), kContinuous,
+       chunk(choice("a")) + last + kDone, "=", facts(Figure{9, 3}, 3)},
+      {"52 Gemini of a continuous backend, the client asked for the total", stream_call(true),
+       kContinuous, running + kDone, nulls + kDone, with_running(facts(Figure{9, 3}, 4), {9, 2})},
+      {"a figure after the finish reason of a continuous backend", stream_call(true), kContinuous,
+       plain + chunk(choice(""), usage(9, 3)) + kDone, "=", five},
+      {"8 the client asked for both", stream_call(true, true), kContinuous, running + end + kDone,
+       "=", with_running(five, {9, 2})},
+  };
+}
+
+// The chunk made for usage, of a client that did not ask for it.
+std::vector<Golden> usage_chunk_goldens() {
+  const std::string plain = chunk(choice("a")) + chunk(choice("b")) + chunk(choice("", kStop));
+  const std::string end = chunk("", usage(9, 3));
+  const ReplyFacts five = facts(Figure{9, 3}, 5);
+  return {
       {"foreign member beside usage stays", stream_call(), kAsk,
        plain + chunk("", usage(9, 3) + R"(,"metrics":{"x":1})") + kDone,
        plain + chunk("", R"(,"metrics":{"x":1})") + kDone, five},
+      {"usage chunk without choices", stream_call(), kAsk,
+       plain + event(R"({"id":"c1","usage":{"prompt_tokens":9,"completion_tokens":3}})") + kDone,
+       plain + kDone, five},
+      {"usage chunk whose choices are null", stream_call(), kAsk,
+       plain + event(R"({"choices":null,"usage":{"prompt_tokens":9,"completion_tokens":3}})") +
+           kDone,
+       plain + kDone, five},
+      {"foreign member beside usage without choices stays", stream_call(), kAsk,
+       plain + event(R"({"usage":{"prompt_tokens":9,"completion_tokens":3},"x":1})") + kDone,
+       plain + event(R"({"x":1})") + kDone, five},
       {"null members are not foreign", stream_call(), kAsk,
        plain + chunk("", R"(,"sglext":null)" + usage(9, 3)) + kDone, plain + kDone, five},
       {"SGLang extra chunk", stream_call(), kAsk,
@@ -173,6 +218,9 @@ std::vector<Golden> odd_goldens() {
        chunk(choice("a")) + error + kDone, with_error(facts(Figure{9, 1}, 4))},
       {"zeros after an error", stream_call(true), kAsk, chunk(choice("a")) + error + zero + kDone,
        "=", malformed(with_error(facts({}, 4)))},
+      {"a final figure, an error, zeros: malformed after a good one", stream_call(true), kAsk,
+       plain + chunk("", usage(9, 3)) + error + zero + kDone, "=",
+       malformed(with_error(facts(Figure{9, 3}, 6)))},
       {"zeros without an error", stream_call(true), kAsk, plain + zero + kDone, "=",
        facts(Figure{0, 0}, 4)},
       {"25 TGI error", stream_call(), kAsk,
@@ -182,6 +230,9 @@ std::vector<Golden> odd_goldens() {
        chunk(choice("a"), R"(,"error":null)") + kDone, "=", facts({}, 2)},
       {"error by the event's name", stream_call(), kAsk,
        "event: error\ndata: {\"message\":\"x\"}\n\n", "=", with_error(facts({}, 1, false))},
+      {"error by the event's name behind its data", stream_call(true), kAsk,
+       "data: {\"message\":\"x\"}\nevent: error\n\n" + zero + kDone, "=",
+       malformed(with_error(facts({}, 3)))},
       {"28 Ollama dies", stream_call(), kAsk, chunk(choice("a")) + chunk(choice("")), "=",
        facts({}, 2, false)},
       {"51 DeepSeek keep-alive", stream_call(), kAsk,
@@ -217,6 +268,68 @@ std::vector<Golden> odd_goldens() {
        plain + chunk("", usage(9, 3)) + chunk("", usage(9, 4)) + kDone, "=",
        facts(Figure{9, 4}, 5)},
   };
+}
+
+// What is no strict JSON somewhere else in a chunk costs neither its figure nor its edit.
+std::vector<Golden> broken_goldens() {
+  std::vector<Golden> goldens;
+  const Call two = stream_call(true, false, 2);
+  const std::vector<std::string> values = {"NaN",
+                                           "[-Infinity,1]",
+                                           "1e999",
+                                           "123456789012345678901234",
+                                           R"("\ud800")",
+                                           "\"\xff\xfe\"",
+                                           R"({"x":"\x"})",
+                                           "01",
+                                           std::string(70, '[') + std::string(70, ']'),
+                                           "\"\t\x01\""};
+  for (const std::string& value : values) {
+    const std::string odd = R"(,"odd":)" + value;
+    const auto odd_choice = [&](const std::string& finish, int index) {
+      return R"({"logprobs":)" + value + R"(,"index":)" + std::to_string(index) +
+             R"(,"delta":{"content":"}],\"usage\":{}"},"finish_reason":)" + finish + "}";
+    };
+    const std::string last = odd_choice(kStop, 0);
+    const std::string usage_null = chunk(odd_choice("null", 0), kNull);
+    goldens.push_back({"forced, beside the finish reason, " + value, stream_call(), kAsk,
+                       usage_null + chunk(last, usage(9, 3)) + kDone,
+                       chunk(odd_choice("null", 0)) + chunk(last) + kDone, facts(Figure{9, 3}, 3)});
+    goldens.push_back({"usage behind the finish reason, " + value, stream_call(true), kAsk,
+                       chunk(last) + chunk(choice(""), usage(9, 3)) + kDone, "=",
+                       facts(Figure{9, 3}, 3)});
+    goldens.push_back({"forced, usage chunk, " + value, stream_call(), kAsk,
+                       chunk(last) + chunk("", odd + usage(9, 3)) + kDone,
+                       chunk(last) + chunk("", odd) + kDone, facts(Figure{9, 3}, 3)});
+    goldens.push_back({"running, " + value, stream_call(true), kContinuous,
+                       chunk(odd_choice("null", 0), usage(9, 1)), usage_null,
+                       with_running(facts({}, 1, false), {9, 1})});
+    goldens.push_back({"two choices, " + value, two, kAsk,
+                       chunk(last) + chunk(odd_choice(kStop, 1)) + chunk("", usage(9, 3) + odd),
+                       "=", facts(Figure{9, 3}, 3, false)});
+    goldens.push_back({"zeros beside an odd error, " + value, stream_call(true), kAsk,
+                       chunk("", R"(,"error":)" + value + usage(0, 0)), "=",
+                       malformed(with_error(facts({}, 1, false)))});
+    goldens.push_back({"two usages, " + value, stream_call(true), kAsk,
+                       chunk("", usage(9, 3) + odd + usage(9, 3)), "=",
+                       malformed(facts({}, 1, false))});
+    goldens.push_back({"usage inside, " + value, stream_call(), kAsk,
+                       chunk(odd_choice("null", 0), R"(,"x":{"usage":{"prompt_tokens":1,)"
+                                                    R"("completion_tokens":999}})"),
+                       "=", facts({}, 1, false)});
+  }
+  const std::string whole =
+      R"({"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":3}})";
+  goldens.push_back({"a byte order mark before JSON", stream_call(), kAsk,
+                     event("\xEF\xBB\xBF" + whole),
+                     event("\xEF\xBB\xBF{\"choices\":[{\"finish_reason\":\"stop\"}]}"),
+                     facts(Figure{9, 3}, 1, false)});
+  goldens.push_back({"an object that does not close", stream_call(true), kAsk,
+                     event(whole.substr(0, whole.size() - 1)), "=",
+                     malformed(facts({}, 1, false))});
+  goldens.push_back({"an object with text behind it", stream_call(true), kAsk, event(whole + "}"),
+                     "=", malformed(facts({}, 1, false))});
+  return goldens;
 }
 
 std::vector<Golden> malformed_goldens() {
@@ -318,6 +431,9 @@ std::vector<Golden> several_goldens() {
        chunk(choice("a"), usage(9, 1)) + chunk(last(0), usage(9, 2)) + chunk(last(1), usage(9, 3)) +
            kDone,
        "=", with_running(facts({}, 4), {9, 1})},
+      {"a figure on each last chunk of a continuous backend", two, kContinuous,
+       both + chunk(last(0), usage(9, 1)) + chunk(last(1), usage(9, 2)) + kDone, "=",
+       facts(Figure{9, 3}, 5)},
       {"a choice without index", two, kAsk,
        event(R"({"choices":[{"finish_reason":"stop"}]})") + chunk("", usage(9, 3)) + kDone, "=",
        facts({}, 3)},
@@ -378,8 +494,6 @@ std::vector<Golden> framing_goldens() {
        facts({}, 2, false)},
       {"bytes that are no UTF-8", stream_call(), kAsk, chunk(choice("\xff\xfe")), "=",
        facts({}, 1, false)},
-      {"usage beside bytes that are no UTF-8", stream_call(true), kAsk,
-       chunk(choice("\xff"), usage(9, 1)), "=", malformed(facts({}, 1, false))},
       {"blanks in JSON", stream_call(), kAsk,
        "data: {\"choices\" : [ {\"finish_reason\" : \"stop\"} ] , \"usage\" : null }\n\n"
        "data: { \"usage\" : { \"prompt_tokens\" : 9 , \"completion_tokens\" : 3 } , \"choices\" : "
@@ -396,10 +510,28 @@ std::vector<Golden> framing_goldens() {
   };
 }
 
+// What is an event, and what is none.
+std::vector<Golden> other_bytes_goldens() {
+  return {
+      {"fields without data", stream_call(), kAsk, "event: x\nid\n\nretry: 5\n\n:\n\n: a", "=",
+       facts({}, 0, false)},
+      {"bare JSON", stream_call(), kAsk,
+       R"({"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":3}})", "=",
+       with_other_bytes(facts({}, 0, false))},
+      {"HTML", stream_call(), kAsk, "<html>\n<body>\n\n</html>\n", "=",
+       with_other_bytes(facts({}, 0, false))},
+      {"compressed bytes", stream_call(), kAsk, "\x1f\x8b\x08\x02\n\n\x7f\xff\n\x03", "=",
+       with_other_bytes(facts({}, 0, false))},
+      {"a field that nobody knows", stream_call(), kAsk, ": a\nfield: b\n\n", "=",
+       with_other_bytes(facts({}, 0, false))},
+  };
+}
+
 std::vector<Golden> all_goldens() {
   std::vector<Golden> all;
   for (auto table :
-       {common_goldens, odd_goldens, malformed_goldens, several_goldens, framing_goldens}) {
+       {common_goldens, continuous_goldens, usage_chunk_goldens, odd_goldens, broken_goldens,
+        malformed_goldens, several_goldens, framing_goldens, other_bytes_goldens}) {
     for (Golden& golden : table()) {
       if (golden.out == "=") golden.out = golden.in;
       all.push_back(std::move(golden));
@@ -554,6 +686,42 @@ TEST(ChatStream, AnEventSkippedLeavesSeveralChoicesWithoutAFigure) {
   const std::string rest = "\n\n" + chunk(choice("", kStop)) + chunk(choice("", kStop, 1)) +
                            chunk("", usage(9, 3)) + kDone;
   EXPECT_EQ(try_stream(*reader, rest, {}).facts, facts({}, 5));
+}
+
+TEST(ChatStream, WhatIsLeftAtTheEndIsWholeOrHalfAnEvent) {
+  const struct {
+    std::string_view rest;
+    bool is_half;
+  } cases[] = {
+      {"data: [DONE]", false},
+      {"data: [DONE]\n", false},
+      {"data: {\"choices\":[]}", false},
+      {"data: {\"choices\":[],\ndata: \"x\":NaN}\n", false},
+      {": ping", false},
+      {"event: x\nid: 1", false},
+      {"data: [DO", true},
+      {"data: ", true},
+      {"data", true},
+      {"dat", true},
+      {"data: {\"choices\":[{\"index\":0,", true},
+      {"data: {\"choices\":[{\"index\":0,\"x\":NaN}]", true},
+      {"data: {\"choices\":[]}\nda", true},
+      {"event: x\ndata: {\"a", true},
+      {"<html>", true},
+  };
+  for (const auto& c : cases) {
+    const auto reader = read_chat_stream(stream_call(), kAsk);
+    ASSERT_EQ(reader->next(c.rest).kind, Kind::kMore) << c.rest;
+    EXPECT_EQ(reader->finish(c.rest).is_half, c.is_half) << c.rest;
+  }
+}
+
+TEST(ChatStream, ARestOfWhichTheFrontWasSkippedIsHalfAnEvent) {
+  const auto reader = read_chat_stream(stream_call(), kAsk);
+  ASSERT_EQ(reader->next("data: {").kind, Kind::kMore);
+  reader->skip(7);
+  ASSERT_EQ(reader->next("}").kind, Kind::kMore);
+  EXPECT_TRUE(reader->finish("}").is_half);
 }
 
 // Whatever a server does when asked, the client that did not ask gets what it would have got.

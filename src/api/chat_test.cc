@@ -252,6 +252,14 @@ struct Reply {
   bool saw_error = false;
 };
 
+void check(const Reply& reply) {
+  const ReplyFacts facts = kChatCompletions.read_reply(reply.body, Call{});
+  EXPECT_EQ(facts.final_figure, reply.figure) << reply.body;
+  EXPECT_EQ(facts.is_malformed, reply.is_malformed) << reply.body;
+  EXPECT_EQ(facts.saw_error, reply.saw_error) << reply.body;
+  EXPECT_FALSE(facts.running_figure) << reply.body;
+}
+
 TEST(ChatReply, ReadsTopLevelUsage) {
   const std::string text = R"({"index":0,"message":{"content":"\"usage\":{\"prompt_tokens\":1}"}})";
   const Reply replies[] = {
@@ -277,6 +285,11 @@ TEST(ChatReply, ReadsTopLevelUsage) {
        Figure{9, 3}},
       {R"({"id":"54","choices":[)" + text + "]}", {}},
       {R"({"usage":{"prompt_tokens":0,"completion_tokens":0}})", Figure{0, 0}},
+      {R"({"error":null,"usage":{"prompt_tokens":0,"completion_tokens":0}})", Figure{0, 0}},
+      {R"({"error":{"code":5},"usage":{"prompt_tokens":0,"completion_tokens":0}})", {}, true, true},
+      {R"({"usage":{"prompt_tokens":0,"completion_tokens":0},"error":"x"})", {}, true, true},
+      {R"({"error":{"code":5},"usage":{"prompt_tokens":9,"completion_tokens":0}})", Figure{9, 0},
+       false, true},
       {R"({"us\u0061ge":{"prompt_tokens":9,"completion_tokens":3}})", Figure{9, 3}},
       {R"({"usage":null})", {}},
       {R"({})", {}},
@@ -296,13 +309,47 @@ TEST(ChatReply, ReadsTopLevelUsage) {
       {"\"usage\"", {}},
       {"<html>usage</html>", {}},
   };
-  for (const Reply& reply : replies) {
-    const ReplyFacts facts = kChatCompletions.read_reply(reply.body, Call{});
-    EXPECT_EQ(facts.final_figure, reply.figure) << reply.body;
-    EXPECT_EQ(facts.is_malformed, reply.is_malformed) << reply.body;
-    EXPECT_EQ(facts.saw_error, reply.saw_error) << reply.body;
-    EXPECT_FALSE(facts.running_figure) << reply.body;
+  for (const Reply& reply : replies) check(reply);
+}
+
+// What is no strict JSON somewhere else in a reply does not cost its figure.
+TEST(ChatReply, ReadsUsageBesideWhatIsNoStrictJson) {
+  const std::string figure = R"("usage":{"prompt_tokens":9,"completion_tokens":3})";
+  const std::string zeros = R"("usage":{"prompt_tokens":0,"completion_tokens":0})";
+  const std::string values[] = {"NaN",
+                                "[-Infinity,1]",
+                                "1e999",
+                                "123456789012345678901234",
+                                R"("\ud800")",
+                                "\"\xff\xfe\"",
+                                R"({"x":"\x"})",
+                                "01",
+                                std::string(70, '[') + std::string(70, ']')};
+  for (const std::string& value : values) {
+    const std::string odd =
+        R"("choices":[{"message":{"content":"}],\"usage\":{}"},"logprobs":)" + value + "}]";
+    const Reply replies[] = {
+        {"{" + odd + "," + figure + "}", Figure{9, 3}},
+        {" {" + figure + " , " + odd + " } \n", Figure{9, 3}},
+        {"{" + odd + R"(,"usage":null})", {}},
+        {"{" + odd + R"(,"usage":)" + value + "}", {}, true},
+        {"{" + odd + R"(,"usage":{"prompt_tokens":9,"completion_tokens":)" + value + "}}",
+         {},
+         true},
+        {"{" + figure + "," + odd + "," + figure + "}", {}, true},
+        {R"({"usage":)" + value + "," + figure + "}", {}, true},
+        {"{" + figure + R"(,"usage":)" + value + "}", {}, true},
+        {"{" + odd + "," + zeros + "}", Figure{0, 0}},
+        {R"({"error":)" + value + "," + zeros + "}", {}, true, true},
+        {R"({"error":)" + value + "," + figure + "}", Figure{9, 3}, false, true},
+        {"{" + odd + R"(,"x":{)" + figure + "}}", {}},
+        {"{" + odd + "," + figure, {}},
+        {"{" + odd + "," + figure + "} x", {}},
+        {"[{" + odd + "," + figure + "}]", {}},
+    };
+    for (const Reply& reply : replies) check(reply);
   }
+  check({"\xEF\xBB\xBF{" + figure + "}", Figure{9, 3}});
 }
 
 }  // namespace

@@ -32,6 +32,7 @@ class ChoiceTally {
   void add_end_figure(Figure figure);
   void add_finish_figure(Figure figure, int64_t index);
   void add_running_figure() { ++running_; }
+  bool has_running_figure() const { return running_ > 0; }
   void spoil() { is_spoiled_ = true; }  // something was not understood
 
   struct Total {

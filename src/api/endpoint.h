@@ -45,6 +45,7 @@ class StreamReader {
     Kind kind = Kind::kMore;
     size_t size = 0;          // bytes of `bytes`
     std::string_view text{};  // kReplace: valid until the next call
+    bool is_half = false;     // finish() only: not a whole event, as far as one can tell
   };
 
   // `bytes` are all bytes received and not yet covered by a piece. Call until kMore. Events after a

@@ -65,7 +65,9 @@ StreamReader::Piece EventStream::next(std::string_view bytes) {
 StreamReader::Piece EventStream::finish(std::string_view bytes) {
   Piece piece = next(bytes);
   if (piece.kind != Kind::kMore || bytes.empty()) return piece;
-  piece.kind = std::exchange(is_skipping_, false) ? Kind::kPass : read_event(bytes, false, text_);
+  const bool is_unread = std::exchange(is_skipping_, false);
+  piece.is_half = is_unread || !is_complete(bytes);
+  piece.kind = is_unread ? Kind::kPass : read_event(bytes, false, text_);
   piece.size = bytes.size();
   if (piece.kind == Kind::kReplace) piece.text = text_;
   splitter_ = SseSplitter();

@@ -25,8 +25,14 @@ class EventStream : public StreamReader {
   // the body, which may be cut anywhere. Counts, figures and flags go to facts_.
   virtual Piece::Kind read_event(std::string_view raw, bool is_whole, std::string& text) = 0;
 
+  // Whether that rest lacks nothing but its empty line.
+  virtual bool is_complete(std::string_view raw) = 0;
+
   // An event passed unread; facts_ know already that it may have held usage.
   virtual void note_skipped() {}
+
+  // Of the whole event that is read, its empty line not counted.
+  size_t lines() const { return splitter_.lines(); }
 
   ReplyFacts facts_;
 

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstring>
 
+#include "api/sse.h"
 #include "base/check.h"
 #include "base/text.h"
 
@@ -89,15 +90,15 @@ void append_escaped(std::string& out, char c) {
 
 }  // namespace
 
-void object_members(std::string_view text, std::vector<Member>& members) {
+bool object_members(std::string_view text, std::vector<Member>& members) {
   members.clear();
-  size_t at = skip_blanks(text, 0);
-  if (at >= text.size() || text[at] != '{') return;
+  size_t at = skip_blanks(text, text.starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0);
+  if (at >= text.size() || text[at] != '{') return false;
   at = skip_blanks(text, at + 1);
   while (at < text.size() && text[at] == '"') {
     const size_t key_end = skip_string(text, at);
     const size_t colon = skip_blanks(text, key_end);
-    if (key_end < at + 2 || colon >= text.size() || text[colon] != ':') return;
+    if (key_end < at + 2 || colon >= text.size() || text[colon] != ':') return false;
     const size_t value = skip_blanks(text, colon + 1);
     const size_t end = skip_value(text, value);
     members.push_back({.key = text.substr(at + 1, key_end - at - 2),
@@ -105,15 +106,29 @@ void object_members(std::string_view text, std::vector<Member>& members) {
                        .begin = at,
                        .end = end});
     at = skip_blanks(text, end);
-    if (at >= text.size() || text[at] != ',') return;
+    if (at >= text.size() || text[at] != ',') break;
     at = skip_blanks(text, at + 1);
   }
+  return at < text.size() && text[at] == '}' && skip_blanks(text, at + 1) == text.size();
 }
 
 std::vector<Member> object_members(std::string_view text) {
   std::vector<Member> members;
   object_members(text, members);
   return members;
+}
+
+std::vector<std::string_view> array_values(std::string_view text) {
+  std::vector<std::string_view> values;
+  size_t at = skip_blanks(text, 0);
+  if (at >= text.size() || text[at] != '[') return values;
+  do {
+    const size_t begin = skip_blanks(text, at + 1);
+    const size_t end = skip_value(text, begin);
+    if (end > begin) values.push_back(text.substr(begin, end - begin));
+    at = skip_blanks(text, end);
+  } while (at < text.size() && text[at] == ',');
+  return values;
 }
 
 Splice remove_member(std::string_view text, const std::vector<Member>& members, size_t index) {

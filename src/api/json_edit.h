@@ -1,6 +1,6 @@
 // Edits of a JSON text by splicing: members are replaced, added or removed, every other byte stays
-// as it is. The text must have been validated before (simdjson's DOM parser does): these functions
-// find their way by its structure and do not report errors.
+// as it is. These functions find their way by structure alone: what a text says is sure only if it
+// has been validated before (simdjson's DOM parser does), or value by value afterwards.
 #pragma once
 
 #include <cstddef>
@@ -26,12 +26,15 @@ struct Member {
   size_t end = 0;          // offset after the value
 };
 
-// The members of the object that `text` is (blanks around it allowed), in order. Views into `text`.
-// Nothing where `text` is no object.
-// Safe on any bytes, whatever it then finds.
+// The members of the object that `text` is (blanks around it and a byte order mark allowed), in
+// order. Views into `text`. Nothing where `text` is no object. Safe on any bytes, whatever it then
+// finds.
 std::vector<Member> object_members(std::string_view text);
-void object_members(std::string_view text,
-                    std::vector<Member>& members);  // reuses the vector's room
+// Reuses the vector's room. False: the text does not end where the object does, or is none.
+bool object_members(std::string_view text, std::vector<Member>& members);
+
+// The same of the values of the array that `text` is.
+std::vector<std::string_view> array_values(std::string_view text);
 
 // The splice that removes member `index`, with the one comma that goes with it.
 Splice remove_member(std::string_view text, const std::vector<Member>& members, size_t index);

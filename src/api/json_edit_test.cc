@@ -38,8 +38,29 @@ TEST(JsonEdit, FindsMembers) {
       {R"({"a":"x\"y","b\"":"\\","\u0061":"\\\"","a":""})",
        R"(a="x\"y";b\"="\\";\u0061="\\\"";a="";)"},
       {"{\n\t\"a\"\r\n:\ttrue\n,\"b\":false\n}", "a=true;b=false;"},
+      {"\xEF\xBB\xBF {\"a\":NaN,\"b\":\"\xff\"}", "a=NaN;b=\"\xff\";"},
   };
   for (const auto& c : cases) EXPECT_EQ(joined(c.text), c.members) << c.text;
+}
+
+TEST(JsonEdit, TellsWhetherTheTextEndsWhereTheObjectDoes) {
+  std::vector<Member> members;
+  for (const char* text : {"{}", " { } \n", R"({"a":1})", R"({"a":[{}],"b":NaN })"}) {
+    EXPECT_TRUE(object_members(text, members)) << text;
+  }
+  for (const char* text : {"", "7", "[]", "{", R"({"a)", R"({"a":1)", R"({"a":{})", R"({"a":"1})",
+                           R"({"a":1} x)", R"({"a":1}})", R"({"a":1 "b":2})", R"({"a" 1})"}) {
+    EXPECT_FALSE(object_members(text, members)) << text;
+  }
+}
+
+TEST(JsonEdit, FindsTheValuesOfAnArray) {
+  using Values = std::vector<std::string_view>;
+  EXPECT_EQ(array_values(R"( [1 , "a,]" ,{"b":[2,3]},[ ],NaN] )"),
+            (Values{"1", R"("a,]")", R"({"b":[2,3]})", "[ ]", "NaN"}));
+  for (const char* text : {"[]", " [ ] ", "", "7", "{}", "["}) {
+    EXPECT_EQ(array_values(text), Values{}) << text;
+  }
 }
 
 TEST(JsonEdit, StaysWithinBytesThatAreNoJson) {
@@ -48,6 +69,7 @@ TEST(JsonEdit, StaysWithinBytesThatAreNoJson) {
     for (size_t size = 0; size <= text.size() - begin; ++size) {
       const std::string part = text.substr(begin, size);
       for (const Member& member : object_members(part)) ASSERT_LE(member.end, part.size());
+      for (const std::string_view value : array_values(part)) ASSERT_FALSE(value.empty());
     }
   }
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace llmproxy {
 
@@ -30,6 +31,13 @@ size_t find_line_end(std::string_view bytes, size_t from) {
   return bytes.size();
 }
 
+// Neither a comment nor a field that server-sent events have; of a line that is no `data`.
+bool is_other(std::string_view line) {
+  if (line.empty() || line[0] == ':') return false;
+  const std::string_view name = line.substr(0, line.find(':'));
+  return name != "event" && name != "id" && name != "retry";
+}
+
 }  // namespace
 
 size_t SseSplitter::next(std::string_view bytes) {
@@ -52,12 +60,14 @@ size_t SseSplitter::next(std::string_view bytes) {
         }
       }
       searched_ = 0;
+      lines_ = std::exchange(line_ends_, 0);
       return at;
     }
     const size_t end = find_line_end(bytes, at);
     at_line_start_ = end < bytes.size();
     if (!at_line_start_) break;
     after_carriage_return_ = bytes[end] == '\r';
+    ++line_ends_;
     at = end + 1;
   }
   searched_ = bytes.size();
@@ -99,7 +109,10 @@ SseEvent parse_sse_event(std::string_view raw, std::string& scratch) {
       continue;
     }
     const std::optional<std::string_view> data = sse_data(line);
-    if (!data) continue;
+    if (!data) {
+      event.has_other = event.has_other || is_other(line);
+      continue;
+    }
     if (!event.has_data) {
       event.data = *data;
       event.has_data = true;

@@ -21,6 +21,9 @@ class SseSplitter {
   // next event's bytes.
   size_t next(std::string_view bytes);
 
+  // How many lines the event that next() found last has, its empty one not counted.
+  size_t lines() const { return lines_; }
+
   // How many bytes at the front of an unfinished event have been searched; they may be sent on
   // early by forget(n), which drops them from the caller's view (an event beyond the caller's
   // bound).
@@ -28,6 +31,8 @@ class SseSplitter {
 
  private:
   size_t searched_ = 0;                 // bytes at the front that have been searched
+  size_t lines_ = 0;                    // of the event that was found last
+  size_t line_ends_ = 0;                // in the searched bytes
   bool at_line_start_ = true;           // nothing of the current line has been seen
   bool after_carriage_return_ = false;  // an LF now belongs to the line end before it
 };
@@ -43,6 +48,7 @@ struct SseEvent {
   std::string_view
       data;  // all `data:` lines joined by LF; into `raw` where it is one line, else `scratch`
   bool has_data = false;
+  bool has_other = false;  // a line that is neither a comment nor a field of server-sent events
 };
 
 // Reads one complete event (or the last, unfinished one at the end of a stream). A byte order mark

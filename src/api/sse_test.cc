@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <vector>
 
 namespace llmproxy {
@@ -95,6 +96,23 @@ TEST(SseSplitter, ForgetsWhatWasSentOnEarly) {
   EXPECT_EQ(splitter.next("\n\n"), 2U);
 }
 
+TEST(SseSplitter, CountsTheLinesOfAnEventHoweverCut) {
+  const std::string_view bytes = "a\n\nb\r\nc\r\n\r\n\nd\re\rf\r\r:\n\n";
+  for (size_t step = 1; step <= bytes.size(); ++step) {
+    SseSplitter splitter;
+    std::vector<size_t> lines;
+    size_t taken = 0;
+    for (size_t end = 0; end < bytes.size();) {
+      end = std::min(end + step, bytes.size());
+      while (const size_t size = splitter.next(bytes.substr(taken, end - taken))) {
+        lines.push_back(splitter.lines());
+        taken += size;
+      }
+    }
+    EXPECT_EQ(lines, (std::vector<size_t>{1, 2, 0, 3, 1})) << step;
+  }
+}
+
 // A buffer full of short lines must not be searched once per line for the line end it does not use.
 TEST(SseSplitter, LongLinesAcrossTheSearchWindow) {
   for (const size_t length : {510U, 511U, 512U, 513U, 1023U, 1024U, 5000U}) {
@@ -136,6 +154,18 @@ TEST(SseEvent, ReadsFields) {
     EXPECT_EQ(event.type, c.type) << c.raw;
     EXPECT_EQ(event.data, c.data) << c.raw;
     EXPECT_EQ(event.has_data, c.has_data) << c.raw;
+  }
+}
+
+TEST(SseEvent, TellsWhatIsNoneFromFieldsAndComments) {
+  std::string scratch;
+  for (const char* raw : {"", "\n", ":\n\n", ": a\n\n", "data: a\n\n", "data\n\n", "event: x\n\n",
+                          "event\n\n", "id: 1\nretry:5\nid\nretry\n\n", "\r\n: a\r\n\r\n"}) {
+    EXPECT_FALSE(parse_sse_event(raw, scratch).has_other) << raw;
+  }
+  for (const char* raw : {"a\n\n", "a: b\n\n", " data: a\n\n", "{\"a\":1}", "<html>\n\n",
+                          "idx: 1\n\n", "data: a\nb\n\n", "\x1f\x8b:", "events: x\n\n"}) {
+    EXPECT_TRUE(parse_sse_event(raw, scratch).has_other) << raw;
   }
 }
 

@@ -25,10 +25,11 @@ struct ReplyFacts {
   // one per choice.
   std::optional<Figure> final_figure;
   std::optional<Figure> running_figure;  // the last one before that
-  bool is_malformed = false;  // the last usage seen was no figure; a later good figure clears it
-  uint64_t data_events = 0;   // events with data, comments and pings not counted
-  bool saw_error = false;     // an error object inside the stream
-  bool saw_terminal = false;  // data: [DONE] and its like
+  bool is_malformed = false;     // the last usage seen was no figure; a later good figure clears it
+  uint64_t data_events = 0;      // events with data, comments and pings not counted
+  bool saw_other_bytes = false;  // what is no event nor part of one: compressed, bare JSON, HTML
+  bool saw_error = false;        // an error object inside the stream
+  bool saw_terminal = false;     // data: [DONE] and its like
 };
 
 }  // namespace llmproxy

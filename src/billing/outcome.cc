@@ -30,6 +30,7 @@ Outcome decide_outcome(const Evidence& evidence) {
   const bool has_figure = facts.final_figure || facts.running_figure;
   if (!is_success && !has_figure) return free_of_charge("status without a figure");
   if (evidence.is_too_long) return unresolved("reply too long to read");
+  // After a good one, too: the backend's last word on the cost says nothing (zeros after an error).
   if (facts.is_malformed) return unresolved("malformed figure");
 
   const bool is_one_choice = evidence.choices <= 1;
@@ -41,9 +42,12 @@ Outcome decide_outcome(const Evidence& evidence) {
   if (facts.running_figure && is_continuous && is_one_choice) {
     return billed(*facts.running_figure, "running figure");
   }
-  if (evidence.is_stream && facts.data_events == 0) {
+  const bool is_stream_without_data = evidence.is_stream && facts.data_events == 0;
+  if (is_stream_without_data && !facts.saw_other_bytes) {
     return free_of_charge("stream without a data event", true);
   }
+  if (evidence.is_encoded) return unresolved("reply was compressed");
+  if (is_stream_without_data) return unresolved("stream of bytes that are no events");
   if (facts.running_figure) return unresolved("running figures only");
   return unresolved("no figure");
 }

@@ -15,6 +15,7 @@ struct Evidence {
   bool has_head = false;        // the reply's head was read whole
   int status = 0;               // of the reply
   bool is_stream = false;       // by the reply's Content-Type
+  bool is_encoded = false;      // by its Content-Encoding: nobody here can read it
   bool ended_normally = false;  // the body came whole: length, last chunk, or [DONE] before a close
   bool is_too_long = false;     // a plain reply beyond the bound, not read
   bool is_abandoned = false;    // a bug of the proxy ended it in the middle

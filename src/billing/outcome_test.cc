@@ -66,6 +66,12 @@ void has_two_choices(Evidence& e) {
 void has_no_data(Evidence& e) {
   e.facts.data_events = 0;
 }
+void has_other_bytes(Evidence& e) {
+  e.facts.saw_other_bytes = true;
+}
+void is_encoded(Evidence& e) {
+  e.is_encoded = true;
+}
 void is_abandoned(Evidence& e) {
   e.is_abandoned = true;
 }
@@ -148,7 +154,17 @@ const Row kRows[] = {
      {},
      true},
 
+    {"no data, encoded", with(stream(), has_no_data, is_encoded), Kind::kFree, {}, true},
+    {"400, encoded", with(plain(), is_encoded, status(400)), Kind::kFree},
+    {"500, encoded stream", with(stream(), has_no_data, has_other_bytes, is_encoded, status(500)),
+     Kind::kFree},
+
     // anything else: unresolved
+    {"bytes that are no events", with(stream(), has_no_data, has_other_bytes), Kind::kUnresolved},
+    {"bytes that are no events, cut", with(stream(), has_no_data, has_other_bytes, is_cut),
+     Kind::kUnresolved},
+    {"encoded stream", with(stream(), has_no_data, has_other_bytes, is_encoded), Kind::kUnresolved},
+    {"encoded, plain", with(plain(), is_encoded), Kind::kUnresolved},
     {"stream, no figure", stream(), Kind::kUnresolved},
     {"stream, no figure, cut", with(stream(), is_cut), Kind::kUnresolved},
     {"stream, error only", with(stream(), saw_error), Kind::kUnresolved},
@@ -156,6 +172,7 @@ const Row kRows[] = {
     {"plain, no figure, cut", with(plain(), is_cut), Kind::kUnresolved},
     {"malformed", with(stream(), is_malformed), Kind::kUnresolved},
     {"malformed, plain", with(plain(), is_malformed), Kind::kUnresolved},
+    // zeros after an error event are malformed, too
     {"malformed after a good one", with(stream(), has_final, is_malformed), Kind::kUnresolved},
     {"malformed after a running one", with(stream(), has_running, is_continuous, is_malformed),
      Kind::kUnresolved},
@@ -192,6 +209,12 @@ TEST(Outcome, TellsTheFreeOnesApart) {
   EXPECT_NE(never_sent, no_head);
   EXPECT_NE(never_sent, refused);
   EXPECT_NE(no_head, refused);
+}
+
+TEST(Outcome, TellsThatAReplyWasCompressed) {
+  EXPECT_EQ(decide_outcome(with(plain(), is_encoded)).reason, "reply was compressed");
+  EXPECT_EQ(decide_outcome(with(stream(), has_no_data, has_other_bytes, is_encoded)).reason,
+            "reply was compressed");
 }
 
 }  // namespace

@@ -98,6 +98,7 @@ std::optional<Error> take_head(const Request& request, const http::ResponseHead&
   }
   exchange.status = head.status;
   exchange.is_stream = is_event_stream(head) && !head.has_no_body;
+  exchange.is_encoded = is_encoded(head);
   exchange.has_no_body = head.has_no_body;
   exchange.is_chunked = head.is_chunked;
   exchange.content_length = head.content_length;

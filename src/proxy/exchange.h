@@ -22,6 +22,7 @@ struct Exchange {
   std::string_view secret;                     // the backend's token
   int status = 0;
   bool is_stream = false;
+  bool is_encoded = false;
   bool has_no_body = false;
   bool is_chunked = false;
   std::optional<uint64_t> content_length;

@@ -72,4 +72,11 @@ bool is_event_stream(const http::ResponseHead& head) {
   return http::equals_ignoring_case(type, "text/event-stream");
 }
 
+bool is_encoded(const http::ResponseHead& head) {
+  return std::ranges::any_of(head.headers, [](const Header& header) {
+    return http::equals_ignoring_case(header.name, "content-encoding") && !header.value.empty() &&
+           !http::equals_ignoring_case(header.value, "identity");
+  });
+}
+
 }  // namespace llmproxy

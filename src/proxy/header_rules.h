@@ -20,4 +20,7 @@ void append_reply_headers(std::string& out, const http::ResponseHead& head, cons
 // The media type without parameters, compared in any case.
 bool is_event_stream(const http::ResponseHead& head);
 
+// Has a Content-Encoding that changes the bytes (gzip and the like).
+bool is_encoded(const http::ResponseHead& head);
+
 }  // namespace llmproxy

@@ -117,5 +117,26 @@ TEST(EventStream, ByMediaTypeAlone) {
   EXPECT_FALSE(is_event_stream(http::ResponseHead{}));
 }
 
+TEST(Encoded, ByAnyCodingButIdentity) {
+  struct Case {
+    std::vector<http::Header> headers;
+    bool is_encoded;
+  };
+  for (const Case& c : {
+           Case{{}, false},
+           Case{{{"Content-Type", "gzip"}}, false},
+           Case{{{"Content-Encoding", ""}}, false},
+           Case{{{"Content-Encoding", "identity"}}, false},
+           Case{{{"content-encoding", "Identity"}}, false},
+           Case{{{"content-encoding", "gzip"}}, true},
+           Case{{{"Content-Encoding", "identity, br"}}, true},
+           Case{{{"Content-Encoding", "identity"}, {"Content-Encoding", "zstd"}}, true},
+       }) {
+    http::ResponseHead head;
+    head.headers = c.headers;
+    EXPECT_EQ(is_encoded(head), c.is_encoded) << (c.headers.empty() ? "" : c.headers.back().value);
+  }
+}
+
 }  // namespace
 }  // namespace llmproxy

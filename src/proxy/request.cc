@@ -104,6 +104,7 @@ void open_intent(Request& request) {
 net::Task<std::optional<Error>> relay(Request& request, Exchange& exchange) {
   request.evidence.status = exchange.status;
   request.evidence.is_stream = exchange.is_stream && request.minor_version == 1;
+  request.evidence.is_encoded = exchange.is_encoded;
   request.body.drop();
   if (!request.evidence.is_stream) co_return co_await relay_plain(request, exchange);
   open_intent(request);

@@ -54,9 +54,10 @@ net::Task<Result<bool>> read_head(Session& session, const Limits& limits, http::
       const http::ParseResult parsed = parse_request_head(session.input.bytes(), bounds, head);
       if (parsed.state == http::Parse::kInvalid) co_return head_error(parsed);
       session.head_bytes = parsed.consumed;
-      // A chunked body is decoded behind the head, so there must be room; growing moves the head's
-      // views.
-      const bool has_room = !head.is_chunked || session.input.room() > 0;
+      // A chunked body is decoded behind the head, so there must be room, be it full of requests
+      // that follow; growing moves the head's views.
+      const size_t behind = session.input.size() + session.input.room() - session.head_bytes;
+      const bool has_room = !head.is_chunked || behind > 0;
       if (parsed.state == http::Parse::kDone && has_room) co_return true;
     }
     // One block above the bound, so that the parser is the one to say that the head is too long.

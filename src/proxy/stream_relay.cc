@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "api/encoded_stream.h"
 #include "api/error_body.h"
 #include "proxy/errors.h"
 #include "proxy/relay.h"
@@ -71,6 +72,11 @@ class Outgoing {
   std::array<char, http::kChunkHeadMax> chunk_head_{};
 };
 
+std::unique_ptr<StreamReader> make_reader(const Request& request, const Exchange& exchange) {
+  if (exchange.is_encoded) return std::make_unique<EncodedStream>();
+  return request.endpoint->read_stream(request.call, request.backend->usage);
+}
+
 class StreamRelay {
  public:
   StreamRelay(Request& request, Exchange& exchange)
@@ -78,7 +84,7 @@ class StreamRelay {
         exchange_(exchange),
         loop_(request.server.loop()),
         body_(exchange),
-        reader_(request.endpoint->read_stream(request.call, request.backend->usage)) {}
+        reader_(make_reader(request, exchange)) {}
 
   net::Task<void> relay_events();    // until the terminal event or the end of the body
   net::Task<void> await_body_end();  // after a terminal event
@@ -105,6 +111,8 @@ class StreamRelay {
   std::string unfinished_;  // the last event, where it lacks its empty line
   Status status_ = Status::kMore;
   bool is_holding_ = false;
+  bool is_event_open_ = false;  // the client has the front of an event and not yet its end
+  bool ends_in_half_ = false;   // the body ended inside an event, which the client does not get
 };
 
 void StreamRelay::begin_head() {
@@ -122,11 +130,15 @@ size_t StreamRelay::take_pieces() {
   for (;;) {
     const std::string_view left = body_.bytes().substr(covered);
     Piece piece = reader_->next(left);
-    if (piece.kind == Piece::Kind::kMore && left.size() >= kEventBytesMax) {
+    if (piece.kind != Piece::Kind::kMore) {
+      is_event_open_ = false;
+    } else if (left.size() < kEventBytesMax) {
+      return covered + take_unfinished(left);
+    } else {
       piece = {Piece::Kind::kPass, left.size() - body_.unmasked()};
       reader_->skip(piece.size);
+      is_event_open_ = true;
     }
-    if (piece.kind == Piece::Kind::kMore) return covered + take_unfinished(left);
     is_holding_ |= piece.kind == Piece::Kind::kTerminal;
     const std::string_view bytes = left.substr(0, piece.size);
     const bool is_edited = piece.kind == Piece::Kind::kReplace;
@@ -143,10 +155,12 @@ size_t StreamRelay::take_pieces() {
 }
 
 // The last event of a body may lack its empty line. It is read, and sent if the body turns out to
-// be whole.
+// be whole. Where only the connection's end says that it is, half an event says the contrary.
 size_t StreamRelay::take_unfinished(std::string_view left) {
   if (left.empty() || !body_.is_done()) return 0;
   const Piece piece = reader_->finish(left);
+  ends_in_half_ = piece.is_half && body_.is_close_delimited();
+  if (ends_in_half_) return left.size();
   if (piece.kind == Piece::Kind::kReplace) unfinished_ = piece.text;
   if (piece.kind == Piece::Kind::kPass || piece.kind == Piece::Kind::kTerminal) unfinished_ = left;
   return left.size();
@@ -186,9 +200,11 @@ void StreamRelay::note_evidence() {
   Evidence& evidence = request_.evidence;
   evidence.facts = reader_->facts();
   // A body without length or last chunk ends like a cut one; only what it said tells them apart.
-  const bool has_end = evidence.facts.saw_terminal || evidence.facts.final_figure.has_value();
-  evidence.ended_normally =
-      evidence.facts.saw_terminal || (body_.is_done() && (!body_.is_close_delimited() || has_end));
+  // Of an encoded one its coding does, for whoever decodes it.
+  const bool has_end = exchange_.is_encoded || evidence.facts.final_figure.has_value();
+  const bool is_whole =
+      !body_.is_close_delimited() || (has_end && !ends_in_half_ && !is_event_open_);
+  evidence.ended_normally = evidence.facts.saw_terminal || (body_.is_done() && is_whole);
 }
 
 net::Task<void> StreamRelay::send_end(bool is_recorded) {
@@ -205,7 +221,8 @@ net::Task<void> StreamRelay::send_end(bool is_recorded) {
   }
   const Error error = is_recorded ? cut_error(status_) : cannot_record();
   const std::string event = error_event(request_.endpoint->dialect, error);
-  out_.add(event);
+  if (is_event_open_) out_.add("\n\n");        // or it would swallow the error
+  if (!exchange_.is_encoded) out_.add(event);  // bytes in plain would be none of its coding
   co_await request_.send_to_client(out_.parts("", ""));
 }
 
