@@ -265,7 +265,7 @@ TEST_F(SessionTest, APlainReplyThatCannotBeRecordedIsNotSent) {
   start(false);
   net::send_text(client, request_text(false));
   take_call();
-  ledger->close();
+  ledger->close(std::chrono::seconds(10));
   net::send_text(backend_fd, kPlainReply);
   const std::string reply = read_until(client, "}}");
   EXPECT_EQ(reply.substr(0, 13), "HTTP/1.1 503 ");
@@ -281,7 +281,7 @@ TEST_F(SessionTest, AStreamWhoseEndCannotBeRecordedIsCut) {
   take_call();
   net::send_text(backend_fd, kStreamHead + chunk("data: {\"choices\":[{}]}\n\n"));
   EXPECT_EQ(read_until(client, "\n\n").substr(0, 13), "HTTP/1.1 200 ");
-  ledger->close();
+  ledger->close(std::chrono::seconds(10));
   net::send_text(backend_fd, chunk("data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,"
                                    "\"completion_tokens\":3}}\n\ndata: [DONE]\n\n") +
                                  "0\r\n\r\n");
