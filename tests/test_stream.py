@@ -440,7 +440,8 @@ def test_cut_inside_an_event_of_megabytes_ends_it_before_the_error(proxy, backen
             for piece in payload:
                 body += piece
     front, _, error = body.rpartition(b"\n\ndata: ")
-    assert len(front) >= 1 << 20 and long.startswith(front)
+    # But for its last bytes, which might begin the backend's token.
+    assert len(front) > (1 << 20) - 256 and long.startswith(front)
     assert json.loads(error)["error"]["code"] == "upstream_error"
 
 
