@@ -1,5 +1,5 @@
 """The commands of the documents are run as they stand there, one after the other, in a folder that looks like a
-fresh clone with a build. What needs more than that is run by what ELSEWHERE names; MACHINES need one of their own."""
+fresh clone with a build. What needs more than that is run by what ELSEWHERE names."""
 
 import hashlib
 import os
@@ -14,8 +14,9 @@ from rig.database import ROOT
 from rig.proxy import binary, environment
 from rig.wait import DEADLINE, wait_until
 
-MACHINES = ("make run", "make test")
 ELSEWHERE = {
+    "make run": "tools/fresh-test",
+    "make test": "tools/fresh-test",
     "cat sample.js | mongosh": "tests/test_mongo.py",
     "pkill -HUP": "tests/test_shutdown.py",
     "docker kill": "tests/test_shutdown.py",
@@ -38,7 +39,7 @@ def commands(document):
 
 
 def is_elsewhere(command):
-    return command.startswith((*MACHINES, *ELSEWHERE))
+    return command.startswith(tuple(ELSEWHERE))
 
 
 class Clone:

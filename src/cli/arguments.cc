@@ -132,7 +132,7 @@ std::vector<std::string> read_words(const CLI::App& app, int argc, char** argv) 
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
     if (word == "--" && !is_value) may_be_option = false;
-    const bool is_option = may_be_option && !is_value && word.starts_with("--");
+    const bool is_option = may_be_option && !is_value && word.starts_with("--") && word.size() > 3;
     if (is_option && word.find('=') == word.size() - 1) {
       words.push_back(word.substr(0, word.size() - 1));
       words.emplace_back();

@@ -1,4 +1,5 @@
-// Prints what the loader found. Opens no database and asks no backend.
+// Prints what the loader found, the database's driver and the TLS library asked about their values.
+// Opens no database and asks no backend.
 #include "cli/check.h"
 
 #include <fmt/format.h>
