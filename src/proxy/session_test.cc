@@ -12,8 +12,10 @@
 #include <csignal>
 #include <memory>
 #include <mutex>
+#include <semaphore>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "base/test_allocations.h"
 #include "net/test_loop.h"
@@ -80,18 +82,29 @@ std::string chunk(const std::string& payload) {
   return fmt::format("{:x}\r\n{}\r\n", payload.size(), payload);
 }
 
+// A name server that answers when it is let to.
+std::binary_semaphore name_asked{0};
+std::binary_semaphore name_answer{0};
+std::vector<net::Address> slow_name(const std::string&, uint16_t, std::string& error) {
+  name_asked.release();
+  name_answer.acquire();
+  error = "no such name";
+  return {};
+}
+
 // One server with all its parts, a backend that this test plays, and one client.
 class SessionTest : public testing::Test {
  protected:
-  void start(bool has_hanging_keys, uint16_t port = 0, const std::string& model = "m") {
+  void start(bool has_hanging_keys, const std::string& host = "127.0.0.1",
+             const std::string& model = "m") {
     std::signal(SIGPIPE, SIG_IGN);
     database = std::make_shared<AnyKey>(has_hanging_keys);
     auto config = std::make_shared<Config>();
     Backend one;
     one.name = model;
-    one.host = "127.0.0.1";
+    one.host = host;
     one.authority = "backend";
-    one.port = port > 0 ? port : backend.port();
+    one.port = backend.port();
     config->backends[model] = one;
     config->key_ttl = Milliseconds(0);
     config->timeout_connect = std::chrono::hours(1);
@@ -156,7 +169,7 @@ class SessionTest : public testing::Test {
   MemoryBudget memory{1 << 30};
   std::atomic<size_t> connections{0};
   std::unique_ptr<Server> server;
-  net::Resolver resolver;
+  net::Resolver resolver{slow_name};
   net::Worker worker;
   std::unique_ptr<KeyStore> keys;
   std::thread thread;
@@ -212,19 +225,13 @@ TEST_F(SessionTest, InTheRefreshOfAKnownKey) {
 }
 
 TEST_F(SessionTest, WhileItConnects) {
-  const net::TestListener full(0);
-  int fillers[4];
-  for (int& fd : fillers) {
-    fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    connect(fd, full.address(), sizeof(sockaddr_in));
-  }
-  start(false, full.port());
+  start(false, "name.example");
   net::send_text(client, request_text(false));
-  while (server->counters().requests.get() == 0) std::this_thread::yield();
+  name_asked.acquire();
   cut();
   EXPECT_EQ(read_until(client, "\r\n").substr(0, 13), "HTTP/1.1 503 ");
   EXPECT_EQ(ledger->counts().free, 1u);
-  for (const int fd : fillers) close(fd);
+  name_answer.release();
 }
 
 TEST_F(SessionTest, BeforeTheReplysHead) {
@@ -265,7 +272,7 @@ TEST_F(SessionTest, APlainReplyThatCannotBeRecordedIsNotSent) {
   start(false);
   net::send_text(client, request_text(false));
   take_call();
-  ledger->close(std::chrono::seconds(10));
+  ledger->close(Milliseconds(0));
   net::send_text(backend_fd, kPlainReply);
   const std::string reply = read_until(client, "}}");
   EXPECT_EQ(reply.substr(0, 13), "HTTP/1.1 503 ");
@@ -281,7 +288,7 @@ TEST_F(SessionTest, AStreamWhoseEndCannotBeRecordedIsCut) {
   take_call();
   net::send_text(backend_fd, kStreamHead + chunk("data: {\"choices\":[{}]}\n\n"));
   EXPECT_EQ(read_until(client, "\n\n").substr(0, 13), "HTTP/1.1 200 ");
-  ledger->close(std::chrono::seconds(10));
+  ledger->close(Milliseconds(0));
   net::send_text(backend_fd, chunk("data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,"
                                    "\"completion_tokens\":3}}\n\ndata: [DONE]\n\n") +
                                  "0\r\n\r\n");
@@ -300,7 +307,7 @@ constexpr size_t kCopyOfModel = kLongModel + 1;
 // The bill must not go with the request that could not be recorded for a lack of memory.
 TEST_F(SessionTest, ABugWhileItIsRecordedLeavesItUnresolved) {
   const std::string model(kLongModel, 'm');
-  start(false, 0, model);
+  start(false, "127.0.0.1", model);
   net::send_text(client, request_text(false, model));
   take_call();
   allocation_fault.arm(kCopyOfModel, 0, kCopyOfModel);
@@ -313,7 +320,7 @@ TEST_F(SessionTest, ABugWhileItIsRecordedLeavesItUnresolved) {
 
 TEST_F(SessionTest, ABugBeforeTheCallLeavesItsIntentInPeace) {
   const std::string model(kLongModel, 'm');
-  start(false, 0, model);
+  start(false, "127.0.0.1", model);
   allocation_fault.arm(kCopyOfModel, 1, kCopyOfModel);  // not of the call, but of the intent
   net::send_text(client, request_text(true, model));
   EXPECT_EQ(read_until(client, "\r\n"), "");
