@@ -215,7 +215,7 @@ net::Task<void> read_masked(net::Loop& loop, Framing framing, size_t piece) {
 
 TEST(ReplyBody, MasksTheTokenHoweverItArrives) {
   for (const Framing framing : {Framing::kChunked, Framing::kSized, Framing::kUntilClose}) {
-    for (const size_t piece : {1, 2, 3, 5, 7, 11, 12, 13, 24, 1000}) {
+    for (const size_t piece : std::initializer_list<size_t>{1, 2, 3, 5, 7, 11, 12, 13, 24, 1000}) {
       SCOPED_TRACE(piece);
       net::run_on_loop(read_masked, framing, piece);
     }
