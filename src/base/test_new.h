@@ -18,6 +18,11 @@ void* operator new(size_t size) {
   if (void* memory = std::malloc(size > 0 ? size : 1)) return memory;
   throw std::bad_alloc();
 }
+// Libraries ask for this one too, and give back by the operators below.
+void* operator new(size_t size, const std::nothrow_t&) noexcept {
+  ++llmproxy::allocations;
+  return llmproxy::allocation_fault.strikes(size) ? nullptr : std::malloc(size > 0 ? size : 1);
+}
 void operator delete(void* memory) noexcept {
   std::free(memory);
 }
