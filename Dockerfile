@@ -13,7 +13,7 @@ LABEL org.opencontainers.image.title="llm-billing-proxy" \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates libfmt9 libmongoc-1.0-0 libsimdjson14 \
-       libsqlite3-0 libssl3 libtomlplusplus3 \
+       libisal2 libsqlite3-0 libssl3 libtomlplusplus3 \
     && rm -rf /var/lib/apt/lists/* \
     && install -d -o 65532 -g 65532 /var/lib/llm-billing-proxy
 COPY --from=build /source/build/release/llm-billing-proxy /usr/local/bin/

@@ -89,6 +89,7 @@ struct Ledger::State {
   std::condition_variable progress;  // close(): the thread has ended, or has left the database
   Shipper shipper;
   LedgerCounts counts{};
+  uint64_t pushed = 0;
   void (*observer)(const Event&, void*) = nullptr;
   void* observer_context = nullptr;
   bool is_in_database = false;
@@ -212,7 +213,7 @@ void Ledger::settle(Settlement settlement, Waiter& waiter) {
     is_taken = !state.has_ended && !state.is_left;
     if (!is_taken) {
       state.lose(event);
-    } else if (state.shipper.push(std::move(event), monotonic_now())) {
+    } else if (state.shipper.push(++state.pushed, std::move(event), monotonic_now())) {
       state.wake.notify_one();
     }
   }

@@ -15,41 +15,9 @@
 #include "base/log.h"
 #include "billing/database.h"
 #include "billing/event.h"
-#include "billing/outcome.h"
+#include "billing/settlement.h"
 
 namespace llmproxy {
-
-// Told once, when the record is durable (true) or cannot become so (false). Must stay alive until
-// then.
-class Waiter {
- public:
-  virtual void done(bool is_durable) noexcept = 0;
-
- protected:
-  ~Waiter() = default;
-};
-
-// What is known of a stream before its first byte goes out.
-struct Intent {
-  ObjectId id;
-  WallMs time = 0;
-  TypedValue user_id;
-  std::string api_key_id;
-  std::string model;
-  std::string backend;
-};
-
-// How a request ended. `intent` is what an open one was, or what it would have been (plain
-// replies).
-struct Settlement {
-  Intent intent;
-  bool has_intent = false;  // open() was called for it
-  // A figure that came after the request had been settled as unresolved: it bills it now. Its room
-  // was given back then, so this takes none.
-  bool was_unresolved = false;
-  Outcome outcome;
-  WallMs date_created = 0;
-};
 
 struct LedgerCounts {
   uint64_t billed = 0, free = 0, unresolved = 0;              // settled in this process life

@@ -11,8 +11,9 @@ namespace llmproxy {
 Shipper::Shipper(Settings settings, std::function<double()> draw)
     : settings_(settings), draw_(std::move(draw)) {}
 
-bool Shipper::push(Event event, MonotonicTime now) {
-  queue_.push_back(std::move(event));
+bool Shipper::push(uint64_t sequence, Event event, MonotonicTime now) {
+  LLMPROXY_CHECK(queue_.empty() || sequence > queue_.back().sequence);
+  queue_.push_back({sequence, std::move(event)});
   const size_t waiting = queue_.size() - under_way_;
   if (waiting == 1) oldest_ = now;
   return waiting == 1 || waiting == kBatchMax;
@@ -34,21 +35,22 @@ void Shipper::hurry() {
 std::vector<Event> Shipper::take() {
   LLMPROXY_CHECK(under_way_ == 0);
   under_way_ = std::min(queue_.size(), kBatchMax);
-  const auto end = queue_.begin() + static_cast<ptrdiff_t>(under_way_);
-  return {queue_.begin(), end};
+  std::vector<Event> batch;
+  batch.reserve(under_way_);
+  for (size_t i = 0; i < under_way_; ++i) batch.push_back(queue_[i].event);
+  return batch;
 }
 
 Shipper::Answer Shipper::answer(const BatchResult& result, MonotonicTime now) {
   LLMPROXY_CHECK(result.deliveries.size() == under_way_);
   Answer answer;
-  std::vector<Event> kept;
+  std::vector<Waiting> kept;
   for (const Delivery delivery : result.deliveries) {
-    Event event = std::move(queue_.front());
+    Waiting waiting = std::move(queue_.front());
     queue_.pop_front();
-    auto& place = delivery == Delivery::kDelivered ? answer.delivered
-                  : delivery == Delivery::kRefused ? answer.refused
-                                                   : kept;
-    place.push_back(std::move(event));
+    if (delivery == Delivery::kDelivered) answer.delivered.push_back(std::move(waiting.event));
+    if (delivery == Delivery::kRefused) answer.refused.push_back(std::move(waiting.event));
+    if (delivery == Delivery::kRetry) kept.push_back(std::move(waiting));
   }
   under_way_ = 0;
   const bool is_failing = !kept.empty();
@@ -73,12 +75,17 @@ Shipper::Answer Shipper::answer(const BatchResult& result, MonotonicTime now) {
 }
 
 std::vector<Event> Shipper::drop() {
-  std::vector<Event> all{std::make_move_iterator(queue_.begin()),
-                         std::make_move_iterator(queue_.end())};
+  std::vector<Event> all;
+  for (Waiting& waiting : queue_) all.push_back(std::move(waiting.event));
   queue_.clear();
   under_way_ = 0;
   retry_at_.reset();
   return all;
+}
+
+std::optional<uint64_t> Shipper::oldest() const {
+  if (queue_.empty()) return std::nullopt;
+  return queue_.front().sequence;
 }
 
 }  // namespace llmproxy

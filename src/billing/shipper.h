@@ -1,6 +1,6 @@
 // What waits for the database, as a step function: which events go next and when, and what an
-// answer means for them. Knows no thread, lock, clock or log: the ledger's thread drives it, tests
-// do by hand.
+// answer means for them. Knows no thread, lock, clock, log or file: the ledger's thread drives it,
+// tests do by hand.
 #pragma once
 
 #include <deque>
@@ -27,8 +27,9 @@ class Shipper {
   // at once.
   Shipper(Settings settings, std::function<double()> draw);
 
-  // True when due() moved: the batch is the first or now full.
-  bool push(Event event, MonotonicTime now);
+  // Events come in the order of their sequences. `now`: when it began to wait. True when due()
+  // moved: the batch is the first or now full.
+  bool push(uint64_t sequence, Event event, MonotonicTime now);
 
   // When take() should be called. Nothing: not before a push() or answer().
   std::optional<MonotonicTime> due() const;
@@ -51,13 +52,19 @@ class Shipper {
   // All that is still here, the batch under way first. Empties it.
   std::vector<Event> drop();
 
+  // The oldest sequence that is not settled; nothing: none is here.
+  std::optional<uint64_t> oldest() const;
   size_t size() const { return queue_.size(); }
-  size_t under_way() const { return under_way_; }
 
  private:
+  struct Waiting {
+    uint64_t sequence;
+    Event event;
+  };
+
   const Settings settings_;
   const std::function<double()> draw_;
-  std::deque<Event> queue_;
+  std::deque<Waiting> queue_;
   size_t under_way_ = 0;  // of the front of queue_
   bool is_hurried_ = false;
   MonotonicTime oldest_{};                   // when the first that waits was pushed, or earlier

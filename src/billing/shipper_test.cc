@@ -29,6 +29,10 @@ std::string numbers(const std::vector<Event>& events) {
 
 class ShipperTest : public testing::Test {
  protected:
+  // Each with the sequence 10 * number.
+  void push(int number, MonotonicTime now) {
+    shipper_.push(static_cast<uint64_t>(10 * number), event(number), now);
+  }
   double jitter_ = 0.999999;
   Shipper shipper_{{milliseconds(1'000), milliseconds(100), milliseconds(400)},
                    [this] { return jitter_; }};
@@ -45,36 +49,37 @@ class ShipperTest : public testing::Test {
 
 TEST_F(ShipperTest, FirstEventWaitsTheIntervalAndNoLonger) {
   EXPECT_FALSE(shipper_.due());
-  EXPECT_TRUE(shipper_.push(event(1), kStart));
+  push(1, kStart);
   EXPECT_EQ(shipper_.due(), kStart + milliseconds(1'000));
-  EXPECT_FALSE(shipper_.push(event(2), kStart + milliseconds(900)));
+  push(2, kStart + milliseconds(900));
   EXPECT_EQ(shipper_.due(), kStart + milliseconds(1'000));
   EXPECT_EQ(numbers(shipper_.take()), "1 2 ");
   EXPECT_FALSE(shipper_.due()) << "one batch at a time";
 }
 
 TEST_F(ShipperTest, EventOfTheMeantimeWaitsFromItsOwnArrival) {
-  shipper_.push(event(1), kStart);
+  push(1, kStart);
   shipper_.take();
-  EXPECT_TRUE(shipper_.push(event(2), kStart + milliseconds(1'200)));
+  push(2, kStart + milliseconds(1'200));
   shipper_.answer({.deliveries = {kDelivered}}, kStart + milliseconds(1'700));
   EXPECT_EQ(shipper_.due(), kStart + milliseconds(2'200));
 }
 
 TEST_F(ShipperTest, FullBatchGoesAtOnce) {
-  for (size_t i = 1; i < Shipper::kBatchMax; ++i) shipper_.push(event(1), kStart);
+  constexpr int kMost = static_cast<int>(Shipper::kBatchMax);
+  for (int i = 1; i < kMost; ++i) push(i, kStart);
   EXPECT_GT(shipper_.due(), kStart);
-  EXPECT_TRUE(shipper_.push(event(1), kStart));
+  push(kMost, kStart);
   EXPECT_LE(shipper_.due(), kStart);
-  shipper_.push(event(1), kStart);
+  push(kMost + 1, kStart);
   EXPECT_EQ(shipper_.take().size(), Shipper::kBatchMax);
   EXPECT_EQ(shipper_.size(), Shipper::kBatchMax + 1);
 }
 
 TEST_F(ShipperTest, WhatIsToBeRetriedStaysInOrderAheadOfTheRest) {
-  for (int i = 1; i <= 5; ++i) shipper_.push(event(i), kStart);
+  for (int i = 1; i <= 5; ++i) push(i, kStart);
   shipper_.take();
-  shipper_.push(event(6), kStart);
+  push(6, kStart);
   const auto answer =
       shipper_.answer({.deliveries = {kDelivered, kRetry, kRefused, kRetry, kDelivered}}, kStart);
   EXPECT_EQ(numbers(answer.delivered), "1 5 ");
@@ -84,7 +89,7 @@ TEST_F(ShipperTest, WhatIsToBeRetriedStaysInOrderAheadOfTheRest) {
 }
 
 TEST_F(ShipperTest, BackoffDoublesBetweenItsBounds) {
-  shipper_.push(event(1), kStart);
+  push(1, kStart);
   for (const int expected : {100, 200, 400, 400}) {
     ship({kRetry}, kStart);
     EXPECT_EQ(wait_from(kStart), milliseconds(expected));
@@ -92,43 +97,58 @@ TEST_F(ShipperTest, BackoffDoublesBetweenItsBounds) {
   jitter_ = 0;
   ship({kRetry}, kStart);
   EXPECT_EQ(wait_from(kStart), milliseconds(200)) << "the jitter takes away up to half";
-  EXPECT_FALSE(shipper_.push(event(2), kStart)) << "a new event does not cut the back-off short";
-  EXPECT_EQ(wait_from(kStart), milliseconds(200));
+  push(2, kStart);
+  EXPECT_EQ(wait_from(kStart), milliseconds(200)) << "a new event does not cut the back-off short";
   ship({kDelivered, kDelivered}, kStart);
-  shipper_.push(event(3), kStart);
+  push(3, kStart);
   jitter_ = 0.999999;
   ship({kRetry}, kStart);
   EXPECT_EQ(wait_from(kStart), milliseconds(100)) << "success resets it";
 }
 
 TEST_F(ShipperTest, AnOutageBeginsOnceAndEndsOnce) {
-  shipper_.push(event(1), kStart);
+  push(1, kStart);
   EXPECT_TRUE(ship({kRetry}, kStart).outage_began);
   const auto second = ship({kRetry}, kStart + milliseconds(100));
   EXPECT_FALSE(second.outage_began);
   EXPECT_FALSE(second.outage_lasted);
   EXPECT_EQ(ship({kDelivered}, kStart + milliseconds(300)).outage_lasted, milliseconds(300));
-  shipper_.push(event(2), kStart);
+  push(2, kStart);
+  EXPECT_EQ(shipper_.due(), kStart + milliseconds(1'000)) << "the interval again";
   EXPECT_FALSE(ship({kRefused}, kStart).outage_lasted);
 }
 
 TEST_F(ShipperTest, HurryEndsEveryWait) {
-  shipper_.push(event(1), kStart);
+  push(1, kStart);
   shipper_.hurry();
   EXPECT_LE(shipper_.due(), kStart);
   ship({kRetry}, kStart);
-  EXPECT_EQ(wait_from(kStart), milliseconds(100)) << "but not the back-off of a later failure";
+  ship({kRetry}, kStart);
+  EXPECT_EQ(wait_from(kStart), milliseconds(200)) << "but not the back-off of a later failure";
   shipper_.hurry();
   EXPECT_LE(shipper_.due(), kStart);
+  ship({kRetry}, kStart);
+  EXPECT_EQ(wait_from(kStart), milliseconds(100)) << "which begins anew";
 }
 
-TEST_F(ShipperTest, DropGivesTheBatchUnderWayToo) {
-  for (int i = 1; i <= 3; ++i) shipper_.push(event(i), kStart);
+TEST_F(ShipperTest, TheOldestIsWhatIsNotSettled) {
+  EXPECT_EQ(shipper_.oldest(), std::nullopt);
+  for (int i = 1; i <= 4; ++i) push(i, kStart);
+  EXPECT_EQ(shipper_.oldest(), 10u);
   shipper_.take();
-  shipper_.push(event(4), kStart);
-  EXPECT_EQ(numbers(shipper_.drop()), "1 2 3 4 ");
-  EXPECT_EQ(shipper_.size(), 0U);
-  EXPECT_FALSE(shipper_.due());
+  EXPECT_EQ(shipper_.oldest(), 10u) << "also while it is under way";
+  push(5, kStart);
+  shipper_.answer({.deliveries = {kDelivered, kRetry, kDelivered, kRefused}}, kStart);
+  EXPECT_EQ(shipper_.oldest(), 20u) << "those behind it do not matter";
+  EXPECT_EQ(shipper_.size(), 2u);
+  ship({kRefused, kDelivered}, kStart);
+  EXPECT_EQ(shipper_.oldest(), std::nullopt);
+}
+
+TEST_F(ShipperTest, SequencesOnlyGrow) {
+  push(2, kStart);
+  EXPECT_DEATH(push(2, kStart), "check failed");
+  EXPECT_DEATH(push(1, kStart), "check failed");
 }
 
 }  // namespace
