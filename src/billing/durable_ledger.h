@@ -1,0 +1,75 @@
+// The ledger: what has been answered and what it cost, durable on this machine's disk before the
+// client gets its answer's end, and then shipped to the database. Events reach the database only
+// through it. Its rules, with their reasons: docs/ledger.md.
+//
+// Three threads: one writes groups of records, one keeps the files, one ships; what they do is
+// LedgerCore's. Callers: reserve, open, progress and settle from any thread; each Waiter is told
+// from the writer's thread, or from within the call.
+#pragma once
+
+#include <memory>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/result.h"
+#include "billing/database.h"
+#include "billing/ledger_core.h"
+
+namespace llmproxy {
+
+class DurableLedger {
+ public:
+  using Settings = LedgerSettings;
+
+  // Recovers what the process before left, then starts the threads. `directory` is locked by us;
+  // `log` outlives the ledger. Errors: as recover_ledger(). The database is shared with the
+  // shipping thread: close() leaves a thread behind that hangs in the driver, and that thread then
+  // keeps the database alive.
+  static Result<std::unique_ptr<DurableLedger>> open(std::unique_ptr<Directory> directory,
+                                                     std::shared_ptr<Database> database, Log& log,
+                                                     const Settings& settings);
+  ~DurableLedger();  // as close() that waits for no database
+  DurableLedger(const DurableLedger&) = delete;
+  DurableLedger& operator=(const DurableLedger&) = delete;
+
+  // Room for one request, before its call goes out. False: full, failing or slow, so new work gets
+  // 503. Every reservation ends in exactly one settle() or release() of an equal intent.
+  bool reserve(const Intent& intent);
+  void release(const Intent& intent);
+
+  // A stream is about to begin. Told false: it cannot be recorded, so nothing of it may reach the
+  // client. `may_bill_running`: its running figures may make the bill (a backend set to
+  // `continuous`, one choice).
+  void open(const Intent& intent, bool may_bill_running, Waiter& waiter);
+  // The latest figure of an open stream. Recorded within a second or so; nobody waits for it.
+  void progress(const ObjectId& id, const Figure& figure, bool is_final);
+  // Told false: it cannot be recorded, and nothing of it was: a plain reply must not go out, and is
+  // free. What has an intent is told false only after close(): the next start finds it. A free
+  // outcome is told at once.
+  void settle(Settlement settlement, Waiter& waiter);
+
+  // The disk does not keep up: no new work, and streams whose progress must be recorded wait.
+  bool is_stalled() const;
+
+  // Takes nothing new, ships for at most `flush_timeout`, ends the log cleanly. What is not shipped
+  // stays for the next start. False: the disk did not answer within commit_timeout, so a write may
+  // be under way, and waiters may never be told; the process should end by _exit. Once.
+  bool close(Milliseconds flush_timeout);
+
+  DurableCounts counts() const;
+
+  // Called on the shipping thread for each delivered event, in order (demo shows them). It must not
+  // block: close() waits for it.
+  void set_observer(void (*observer)(const Event& event, void* context), void* context);
+
+ private:
+  struct State;  // what the threads share with this object, and keep if they are left behind
+  explicit DurableLedger(std::shared_ptr<State> state);
+
+  const std::shared_ptr<State> state_;
+  struct Threads;
+  std::unique_ptr<Threads> threads_;
+};
+
+}  // namespace llmproxy

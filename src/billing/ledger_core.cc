@@ -1,0 +1,364 @@
+// What is written and when a segment goes is LedgerLog's; when and what is sent is Shipper's; what
+// a request costs is outcome's. Here they meet.
+#include "billing/ledger_core.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/check.h"
+#include "billing/ledger_words.h"
+
+namespace llmproxy {
+namespace {
+
+constexpr Milliseconds kUpkeepDelay{1'000};  // a mark waits so long for a group to go with
+constexpr Milliseconds kReadAgain{1'000};    // after the disk could not be read
+constexpr Milliseconds kProgressInterval{1'000};
+constexpr Milliseconds kProgressIntervalFull{10'000};  // above half of the room
+constexpr uint64_t kSegmentsWanted = 64;               // of a small ledger, so that some can go
+constexpr uint64_t kSegmentBytesMin = uint64_t{64} << 10;
+constexpr size_t kRecordFixedBytes = 256 + kReasonBytesMax;
+
+// What the records of a request can take at most.
+size_t record_bytes(const Intent& intent) {
+  return kRecordFixedBytes + intent.user_id.bytes.size() + intent.user_id.text.size() +
+         intent.api_key_id.size() + intent.model.size() + intent.backend.size();
+}
+
+LedgerLog::Settings log_settings(const LedgerSettings& settings) {
+  LedgerLog::Settings log;
+  log.max_bytes = settings.max_bytes;
+  const uint64_t share = settings.max_bytes / kSegmentsWanted / kSegmentBytesMin * kSegmentBytesMin;
+  log.segment_bytes = std::clamp(share, kSegmentBytesMin, LedgerCore::kSegmentBytesMax);
+  return log;
+}
+
+Event make_event(Settlement&& settlement) {
+  Intent& intent = settlement.intent;
+  return {.id = intent.id,
+          .date_created = settlement.date_created,
+          .user_id = std::move(intent.user_id),
+          .api_key_id = std::move(intent.api_key_id),
+          .model = std::move(intent.model),
+          .prompt_n = settlement.outcome.figure.prompt_n,
+          .completion_n = settlement.outcome.figure.completion_n};
+}
+
+}  // namespace
+
+LedgerCore::LedgerCore(Directory& directory, Log& log, const LedgerSettings& settings,
+                       Recovered recovered, std::function<double()> draw, MonotonicTime now)
+    : log_(log),
+      settings_(settings),
+      gathering_(settings.ship_interval / 2),
+      ledger_(directory, log_settings(settings), std::move(recovered.start)),
+      shipper_({gathering_, settings.backoff_min, settings.backoff_max}, std::move(draw)),
+      reader_(recovered.mark),
+      unread_since_(now) {
+  counts_.backlog = recovered.backlog;
+  counts_.recovered_billed = recovered.billed;
+  counts_.recovered_unresolved = recovered.unresolved;
+  for (const auto& [id, one] : ledger_.state().unresolved()) {
+    ++unresolved_of_[one.record.intent.backend];
+  }
+  // Those of `first` are counted as they become durable; the others can be read at once.
+  for (Record& record : recovered.first) {
+    if (std::holds_alternative<EventRecord>(record)) ++first_events_;
+    ledger_.append({std::move(record)});
+  }
+  unread_events_ = recovered.backlog - first_events_;
+}
+
+// Requests.
+
+bool LedgerCore::reserve(const Intent& intent) {
+  if (is_closing_ || !ledger_.is_ready()) return false;
+  if (ledger_.state().unresolved().size() >= kUnresolvedMax &&
+      unresolved_of_.contains(intent.backend)) {
+    return false;
+  }
+  if (!ledger_.reserve(ledger_.room_for(record_bytes(intent)))) return false;
+  ++counts_.accepted;
+  ++counts_.in_flight;
+  ++active_;
+  return true;
+}
+
+void LedgerCore::release(const Intent& intent) {
+  LLMPROXY_CHECK(counts_.in_flight > 0 && active_ > 0);
+  ledger_.give_back(ledger_.room_for(record_bytes(intent)));
+  --counts_.in_flight;
+  --counts_.accepted;
+  --active_;
+}
+
+void LedgerCore::append(LedgerLog::Append append) {
+  if (append.waiter != nullptr) ++waiting_;
+  ledger_.append(std::move(append));
+}
+
+void LedgerCore::open(const Intent& intent, bool may_bill_running, Waiter& waiter) {
+  append({.record = IntentRecord{intent, may_bill_running}, .waiter = &waiter, .gives_up = true});
+}
+
+void LedgerCore::progress(const ObjectId& id, const Figure& figure, bool is_final) {
+  progress_[id] = {figure, is_final};
+}
+
+void LedgerCore::count_outcome(const Record& record, int64_t by) {
+  const auto add = [by](uint64_t& counter) { counter += static_cast<uint64_t>(by); };
+  if (std::holds_alternative<EventRecord>(record)) add(counts_.billed);
+  if (std::holds_alternative<FreeRecord>(record)) add(counts_.free);
+  if (std::holds_alternative<UnresolvedRecord>(record)) add(counts_.unresolved);
+}
+
+bool LedgerCore::settle(Settlement settlement, Waiter& waiter) {
+  LedgerLog::Append entry{.waiter = &waiter, .gives_up = !settlement.has_intent};
+  const bool was_unresolved = settlement.was_unresolved;
+  const ObjectId id = settlement.intent.id;
+  const size_t bytes = record_bytes(settlement.intent);
+  const std::string reason(settlement.outcome.reason);
+  switch (settlement.outcome.kind) {
+    case Outcome::Kind::kBilled:
+      entry.record = EventRecord{make_event(std::move(settlement)),
+                                 was_unresolved ? Origin::kLate : Origin::kRequest};
+      break;
+    case Outcome::Kind::kFree:
+      entry.record = FreeRecord{id, reason};
+      entry.waiter = nullptr;
+      break;
+    case Outcome::Kind::kUnresolved:
+      entry.record =
+          UnresolvedRecord{std::move(settlement.intent), settlement.date_created, reason};
+      break;
+  }
+  progress_.erase(id);
+  if (was_unresolved) {
+    --counts_.unresolved;
+    ++counts_.late;
+    log_.info("resolved by a figure that came late: {}",
+              describe(std::get<EventRecord>(entry.record).event));
+  } else {
+    LLMPROXY_CHECK(counts_.in_flight > 0);  // I7
+    --counts_.in_flight;
+    entry.room = ledger_.room_for(bytes);
+  }
+  count_outcome(entry.record, 1);
+  if (const auto* unresolved = std::get_if<UnresolvedRecord>(&entry.record)) {
+    log_.error("unresolved: {}", describe(*unresolved));
+    ++unresolved_of_[unresolved->intent.backend];
+  }
+  const bool is_free = entry.waiter == nullptr;
+  if (is_free) --active_;
+  append(std::move(entry));
+  return is_free;
+}
+
+// The writer.
+
+// Figures that advanced since the last time, as records of the next group.
+void LedgerCore::take_progress(MonotonicTime now) {
+  if (progress_.empty() || now < progress_due_) return;
+  for (const auto& [id, one] : progress_) {
+    if (!ledger_.state().open().contains(id)) continue;
+    ledger_.append({.record = ProgressRecord{id, one.figure, one.is_final}, .gives_up = true});
+  }
+  progress_.clear();
+  const bool is_half_full = ledger_.bytes_used() > settings_.max_bytes / 2;
+  progress_due_ = now + (is_half_full ? kProgressIntervalFull : kProgressInterval);
+}
+
+std::optional<MonotonicTime> LedgerCore::next_commit(MonotonicTime now, bool is_last) {
+  take_progress(now);
+  if (ledger_.next_try()) return *ledger_.next_try();
+  if (ledger_.has_pending()) {
+    return everybody_waits() || is_last ? now : begun_last_ + settings_.commit_gap;
+  }
+  if (is_last) return now;
+  std::optional<MonotonicTime> when;
+  if (!progress_.empty()) when = progress_due_;
+  if (!std::exchange(has_upkeep_, ledger_.has_upkeep()) && has_upkeep_) upkeep_since_ = now;
+  if (has_upkeep_) {
+    when = std::min(when.value_or(MonotonicTime::max()), upkeep_since_ + kUpkeepDelay);
+  }
+  return when;
+}
+
+std::optional<LedgerLog::Write> LedgerCore::begin_commit(MonotonicTime now, bool is_last) {
+  begun_last_ = now;
+  has_upkeep_ = false;
+  return ledger_.begin_write(now, is_last);
+}
+
+void LedgerCore::end_commit(int error, MonotonicTime now, std::vector<LedgerLog::Told>& told) {
+  const bool was_failing = ledger_.is_failing();
+  ledger_.end_write(error, now, told);
+  ++counts_.commits;
+  tell_of_writing(error, was_failing);
+  for (const LedgerLog::Told& one : told) note_told(one, now);
+}
+
+void LedgerCore::tell_of_writing(int error, bool was_failing) {
+  if (was_failing && !ledger_.is_failing()) log_.error("ledger: can write again");
+  if (error == 0 || was_failing) return;
+  if (ledger_.is_failing()) {
+    log_.error("ledger: cannot write: {}; no new work until it can", std::strerror(error));
+  } else {
+    log_.error("ledger: a write failed: {}; going on in another segment", std::strerror(error));
+  }
+}
+
+// What a record that is durable, or was given up, means to the counts.
+void LedgerCore::note_told(const LedgerLog::Told& told, MonotonicTime now) {
+  const Record& record = told.append.record;
+  if (told.append.waiter != nullptr) {
+    --waiting_;
+    if (told.append.room > 0) --active_;
+  }
+  if (told.is_durable) {
+    const auto* const event = std::get_if<EventRecord>(&record);
+    if (event == nullptr) return;
+    if (unread_events_++ == 0) unread_since_ = now;
+    first_events_ > 0 ? --first_events_ : ++counts_.backlog;
+    return;
+  }
+  // Nothing of it was recorded, and nothing of it goes out: it is free.
+  const bool is_outcome = std::holds_alternative<EventRecord>(record) ||
+                          std::holds_alternative<UnresolvedRecord>(record);
+  if (!is_outcome) return;
+  count_outcome(record, -1);
+  ++counts_.free;
+}
+
+// The shipper.
+
+bool LedgerCore::wants_reading(MonotonicTime now) const {
+  if (shipper_.size() >= Shipper::kBatchMax || (read_again_ && now < *read_again_)) return false;
+  if (reader_.last_sequence() >= ledger_.durable_sequence()) return false;
+  if (is_closing_ || unread_events_ >= Shipper::kBatchMax) return true;
+  if (unread_events_ > 0 && now >= unread_since_ + gathering_) return true;
+  // Also past segments in which there is nothing to ship, so that they can go.
+  const auto& segments = ledger_.state().segments();
+  return segments.size() > 1 && segments.begin()->second.last_sequence > reader_.last_sequence();
+}
+
+LedgerCore::Step LedgerCore::next_step(MonotonicTime now,
+                                       std::optional<MonotonicTime>& later) const {
+  later = shipper_.due();
+  if (read_again_) later = std::min(later.value_or(MonotonicTime::max()), *read_again_);
+  if (wants_reading(now)) return Step::kRead;
+  if (shipper_.due() && *shipper_.due() <= now) return Step::kBatch;
+  if (unread_events_ > 0 && !read_again_ && shipper_.size() < Shipper::kBatchMax) {
+    const MonotonicTime due = unread_since_ + gathering_;
+    later = std::min(later.value_or(MonotonicTime::max()), due);
+  }
+  return Step::kNone;
+}
+
+LedgerCore::Reading LedgerCore::begin_read() const {
+  return {.views = ledger_.views(), .until = ledger_.durable_sequence()};
+}
+
+void LedgerCore::run_read(Reading& reading) {
+  reading.is_more = reader_.read(reading.views, reading.until, Shipper::kBatchMax, reading.items);
+}
+
+void LedgerCore::end_read(Reading reading, MonotonicTime now, WallMs wall_now) {
+  const MonotonicTime since = unread_since_;
+  for (LedgerReader::Item& item : reading.items) take_event(std::move(item), since, wall_now);
+  if (unread_events_ > 0) unread_since_ = now;
+  for (; damages_told_ < reader_.damages().size(); ++damages_told_) {
+    const LedgerReader::Damage& damage = reader_.damages()[damages_told_];
+    log_.error("ledger: {} bytes at {} of {} are damaged", damage.size, damage.offset,
+               segment_name(damage.segment));
+  }
+  if (reader_.error() != 0) {
+    if (!read_again_)
+      log_.error("ledger: cannot read: {}; trying again", std::strerror(reader_.error()));
+    read_again_ = now + kReadAgain;
+    return move_mark();
+  }
+  read_again_.reset();
+  if (!reading.is_more && reader_.last_sequence() < reading.until) {
+    log_.error("ledger: records {} to {} cannot be read; bills among them are lost",
+               reader_.last_sequence() + 1, reading.until);
+    reader_.skip_to(reading.until);
+    unread_events_ = 0;
+  }
+  move_mark();
+}
+
+void LedgerCore::take_event(LedgerReader::Item item, MonotonicTime since, WallMs wall_now) {
+  auto* const record = std::get_if<EventRecord>(&item.record);
+  if (record == nullptr) return;
+  if (unread_events_ > 0) --unread_events_;
+  const bool is_old = wall_now - record->event.date_created > settings_.max_replay_age.count();
+  if (is_old && record->origin != Origin::kByHand) {
+    bury(std::move(record->event), "older than max_replay_age", DeadRecord::Kind::kWithheld);
+  } else {
+    shipper_.push(item.sequence, std::move(record->event), since);
+  }
+}
+
+// Everything before the oldest event that waits is settled.
+void LedgerCore::move_mark() {
+  const uint64_t mark = shipper_.oldest().value_or(reader_.last_sequence() + 1) - 1;
+  const uint64_t before = ledger_.state().mark();
+  const auto& segments = ledger_.state().segments();
+  const uint64_t oldest_end = segments.empty() ? 0 : segments.begin()->second.last_sequence;
+  const bool frees = segments.size() > 1 && oldest_end > before && oldest_end <= mark;
+  if (mark <= before || !(has_settled_ || frees)) return;
+  has_settled_ = false;
+  ledger_.set_mark(mark);
+}
+
+void LedgerCore::bury(Event event, std::string reason, DeadRecord::Kind kind) {
+  log_.error("never sent again ({}): {}", reason, describe(event));
+  ++counts_.dead;
+  --counts_.backlog;
+  has_settled_ = true;
+  ledger_.append({.record = DeadRecord{std::move(event), std::move(reason), kind}});
+}
+
+void LedgerCore::tell_of_shipping(const Shipper::Answer& answer, const std::string& detail) {
+  if (answer.outage_began) {
+    log_.error("database takes no events; they wait and are sent again ({} waiting): {}",
+               counts_.backlog, detail);
+  }
+  if (answer.outage_lasted) {
+    log_.info("database takes events again after {} ms ({} waiting)", answer.outage_lasted->count(),
+              counts_.backlog);
+  }
+}
+
+std::vector<Event> LedgerCore::end_batch(const BatchResult& result, MonotonicTime now) {
+  Shipper::Answer answer = shipper_.answer(result, now);
+  counts_.delivered += answer.delivered.size();
+  counts_.backlog -= answer.delivered.size();
+  has_settled_ |= !answer.delivered.empty();
+  for (const Event& event : answer.refused) {
+    bury(event, "refused by the database: " + result.detail, DeadRecord::Kind::kRefused);
+  }
+  tell_of_shipping(answer, result.detail);
+  move_mark();
+  return std::move(answer.delivered);
+}
+
+void LedgerCore::hurry() {
+  is_closing_ = true;
+  shipper_.hurry();
+}
+
+bool LedgerCore::is_drained() const {
+  return !ledger_.has_pending() && !ledger_.is_writing() && shipper_.size() == 0 &&
+         reader_.last_sequence() >= ledger_.durable_sequence();
+}
+
+DurableCounts LedgerCore::counts() const {
+  DurableCounts counts = counts_;
+  counts.bytes_used = ledger_.bytes_used();
+  return counts;
+}
+
+}  // namespace llmproxy

@@ -1,0 +1,145 @@
+// The ledger without its threads: what requests say goes to the log, what is durable goes to the
+// database, and what the database said goes back to the log. A step function: clocks come in as
+// arguments, and the calls that block (a write, a chore, a read, a batch) stand between a begin and
+// an end. The threads of ledger.cc drive it under one lock; the simulator of the tests drives it
+// alone.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "billing/database.h"
+#include "billing/intent.h"
+#include "billing/ledger_log.h"
+#include "billing/ledger_reader.h"
+#include "billing/outcome.h"
+#include "billing/recovery.h"
+#include "billing/shipper.h"
+
+namespace llmproxy {
+
+struct DurableCounts {
+  // In this process life: accepted = billed + free + unresolved + in_flight (I7).
+  uint64_t accepted = 0, billed = 0, free = 0, unresolved = 0, in_flight = 0;
+  uint64_t late = 0;       // of the billed ones: had been unresolved
+  uint64_t delivered = 0;  // to the database
+  uint64_t dead = 0;       // events that it refused, or that are too old
+  uint64_t backlog = 0;    // events that it does not have yet, of former lives too
+  uint64_t recovered_billed = 0, recovered_unresolved = 0;  // streams that a crash left open
+  uint64_t bytes_used = 0;
+  uint64_t commits = 0;
+};
+
+struct LedgerSettings {
+  uint64_t max_bytes = uint64_t{4} << 30;
+  Milliseconds commit_gap{1};  // from one commit to the next, unless everybody waits already
+  Milliseconds commit_timeout{5'000};  // a write that takes longer: no new work
+  Milliseconds ship_interval{1'000};   // an event is in the database after so long
+  Milliseconds max_replay_age{std::chrono::hours(24 * 30)};  // older events are withheld
+  Milliseconds backoff_min{100};  // between tries while the database fails, doubled
+  Milliseconds backoff_max{5'000};
+  std::string database{};  // whose events these are; see RecoveryOptions
+  bool may_retarget = false;
+};
+
+class LedgerCore {
+ public:
+  // Beyond so many unresolved ones, the backends that make them get no new work; beyond so many
+  // dead ones, the database's refusals hold the shipping up like an outage.
+  static constexpr size_t kUnresolvedMax = 10'000;
+  static constexpr size_t kDeadMax = 10'000;
+  static constexpr uint64_t kSegmentBytesMax = uint64_t{16} << 20;
+
+  LedgerCore(Directory& directory, Log& log, const LedgerSettings& settings, Recovered recovered,
+             std::function<double()> draw, MonotonicTime now);
+
+  // Requests. As Ledger's functions of these names.
+  bool reserve(const Intent& intent);
+  void release(const Intent& intent);
+  void open(const Intent& intent, bool may_bill_running, Waiter& waiter);
+  void progress(const ObjectId& id, const Figure& figure, bool is_final);
+  // True: its waiter is to be told at once, by the caller; it is not waited for.
+  [[nodiscard]] bool settle(Settlement settlement, Waiter& waiter);
+
+  // The writer. next_commit: when begin_commit should be called; nothing: not before something is
+  // appended. `is_last`: at the end, all that is pending and then an empty group, the witness.
+  std::optional<MonotonicTime> next_commit(MonotonicTime now, bool is_last);
+  std::optional<LedgerLog::Write> begin_commit(MonotonicTime now, bool is_last);
+  void end_commit(int error, MonotonicTime now, std::vector<LedgerLog::Told>& told);
+  bool everybody_waits() const { return waiting_ >= active_; }
+
+  // The keeper: next_chore, run_chore, end_chore of this.
+  LedgerLog& files() { return ledger_; }
+  const LedgerLog& files() const { return ledger_; }
+
+  // The shipper. next_step: when one of the two below is wanted; nothing: not before something is
+  // durable.
+  enum class Step : uint8_t { kNone, kRead, kBatch };
+  Step next_step(MonotonicTime now, std::optional<MonotonicTime>& later) const;
+  struct Reading {
+    std::vector<SegmentView> views;
+    uint64_t until = 0;
+    std::vector<LedgerReader::Item> items{};
+    bool is_more = false;
+  };
+  Reading begin_read() const;
+  void run_read(Reading& reading);  // blocks; touches nothing but the shipper's own reader
+  void end_read(Reading reading, MonotonicTime now, WallMs wall_now);
+  std::vector<Event> begin_batch() { return shipper_.take(); }
+  std::vector<Event> end_batch(const BatchResult& result, MonotonicTime now);  // the delivered ones
+  // The end: everything at once, and nothing new.
+  void hurry();
+  bool is_drained() const;  // all that is durable is settled with the database, and all is durable
+
+  DurableCounts counts() const;
+  bool is_failing() const { return ledger_.is_failing(); }
+
+ private:
+  struct Progress {
+    Figure figure;
+    bool is_final;
+  };
+
+  void append(LedgerLog::Append append);
+  void count_outcome(const Record& record, int64_t by);
+  void note_told(const LedgerLog::Told& told, MonotonicTime now);
+  void tell_of_writing(int error, bool was_failing);
+  void take_progress(MonotonicTime now);
+  void take_event(LedgerReader::Item item, MonotonicTime since, WallMs wall_now);
+  void tell_of_shipping(const Shipper::Answer& answer, const std::string& detail);
+  void bury(Event event, std::string reason, DeadRecord::Kind kind);
+  void move_mark();
+  bool wants_reading(MonotonicTime now) const;
+
+  Log& log_;
+  const LedgerSettings settings_;
+  // An event waits so long for others to go with it; the rest of ship_interval is for the database.
+  const Milliseconds gathering_;
+  LedgerLog ledger_;
+  DurableCounts counts_{};
+  size_t active_ = 0;   // requests that have not been told that their outcome is durable
+  size_t waiting_ = 0;  // of them: somebody waits for a record
+  std::map<std::string, size_t, std::less<>> unresolved_of_;       // by backend
+  std::unordered_map<ObjectId, Progress, ObjectIdHash> progress_;  // that no record has yet
+  MonotonicTime progress_due_{}, upkeep_since_{}, begun_last_{};
+  bool has_upkeep_ = false;
+
+  Shipper shipper_;
+  LedgerReader reader_;
+  size_t damages_told_ = 0;
+  std::optional<MonotonicTime> read_again_;  // the disk could not be read
+  uint64_t first_events_ = 0;                // of Recovered::first that are not durable again
+  uint64_t unread_events_ = 0;               // durable, and not read by the shipper yet
+  MonotonicTime unread_since_;
+  bool has_settled_ = false;  // something was settled with the database since the last mark
+  bool is_closing_ = false;
+};
+
+}  // namespace llmproxy

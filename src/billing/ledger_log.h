@@ -1,0 +1,186 @@
+// The durable log as a step function: what is appended becomes one group, one write at a time;
+// segments are taken, given up after a failed write, and let go when nothing in them is needed. It
+// calls no clock, thread or lock: the ledger's threads drive it in the program, and the simulator
+// in the tests.
+//
+//   append ... append   begin_write -> File::write -> end_write   append ...       (the writer)
+//   next_chore -> run_chore -> end_chore                                           (the keeper)
+//
+// Every function but run_chore, and the File::write of the writer, is short and must be called
+// under one lock.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "billing/ledger_state.h"
+#include "billing/segment.h"
+#include "billing/settlement.h"
+
+namespace llmproxy {
+
+// A segment as a reader needs it. The file stays open as long as someone has the view.
+struct SegmentView {
+  uint64_t number = 0;
+  uint64_t first_sequence = 0;
+  uint64_t last_sequence = 0;  // what lies beyond does not count
+  uint64_t end_bytes = 0;      // where what counts ends
+  size_t header_bytes = 0;
+  size_t block_bytes = 0;
+  std::shared_ptr<File> file;
+};
+
+class LedgerLog {
+ public:
+  struct Settings {
+    uint64_t max_bytes = uint64_t{4} << 30;  // of all segments together
+    uint64_t segment_bytes = uint64_t{16} << 20;
+    Milliseconds probe_interval{1'000};  // between two tries while the disk fails
+  };
+  static constexpr size_t kSparesMin = 2;
+  static constexpr int kFullPercent = 90;  // no segment for new work beyond
+  static constexpr int kWarnPercent = 70;
+  // While the oldest segment waits for this: so many open intents are written again in one group.
+  static constexpr size_t kCopiesMax = 1000;
+
+  // What recovery found; state holds what is durable and counts, `views` its segments, oldest
+  // first.
+  struct Start {
+    LedgerState state;
+    std::vector<SegmentView> views;
+    uint64_t next_segment = 1;
+    SegmentHeader header;  // block size, instance, boot, database
+  };
+  LedgerLog(Directory& directory, Settings settings, Start start);
+
+  // Room. A request takes what its records can need at most, before its call goes out, and gives it
+  // back when its outcome is durable or given up. False: full, or the disk fails.
+  size_t room_for(size_t record_bytes) const;
+  bool reserve(size_t room);
+  void give_back(size_t room);
+
+  struct Append {
+    Record record{};
+    Waiter* waiter = nullptr;  // may be null
+    bool gives_up =
+        false;  // when the disk fails: dropped, and told so. Others stay until it works again.
+    size_t room = 0;  // what it gives back when it is durable or dropped
+  };
+  void append(Append append) { pending_.push_back(std::move(append)); }
+  // The next group ends with a mark. Only ever grows.
+  void set_mark(uint64_t sequence);
+
+  struct Told {
+    Append append;  // its record is the caller's now
+    bool is_durable = false;
+  };
+  struct Write {
+    std::shared_ptr<File> file;
+    uint64_t offset;
+    std::string_view bytes;
+  };
+  // What to write now, if there is anything: what was appended, copies of open intents, a mark, or
+  // a probe of a disk that failed. Then end_write() must follow. `witness`: an empty group if there
+  // is nothing else.
+  std::optional<Write> begin_write(MonotonicTime now, bool witness = false);
+  // Adds what has become durable, or was given up, in order; copies and marks of its own are not
+  // among them.
+  void end_write(int error, MonotonicTime now, std::vector<Told>& told);
+
+  // When begin_write() should be called although nothing was appended: nothing, or a time.
+  std::optional<MonotonicTime> next_try() const { return retry_at_; }
+
+  // Work on files that nobody waits for.
+  struct Chore {
+    enum class Kind : uint8_t { kMakeSpare, kCut, kSaveSide, kRemove };
+    Kind kind = Kind::kMakeSpare;
+    uint64_t number = 0;    // of the segment
+    uint64_t sequence = 0;  // kSaveSide
+    uint64_t bytes = 0;     // kMakeSpare, kCut: its size
+    std::string content{};  // kSaveSide
+    std::shared_ptr<File> file{};
+  };
+  std::optional<Chore> next_chore(MonotonicTime now);
+  bool has_chore(MonotonicTime now) const { return pick_chore(now).has_value(); }
+  int run_chore(Chore& chore);  // under no lock
+  void end_chore(const Chore& chore, int error, MonotonicTime now);
+  // When next_chore() should be called again after a chore failed.
+  std::optional<MonotonicTime> next_chore_at() const { return chore_retry_at_; }
+
+  const LedgerState& state() const { return state_; }
+  uint64_t durable_sequence() const { return state_.last_sequence(); }
+  std::vector<SegmentView> views() const;
+  bool has_pending() const {
+    return !pending_.empty() || !group_.empty();
+  }                         // records that somebody appended
+  bool has_upkeep() const;  // a mark, or copies of open intents: can wait for others to come along
+  bool is_writing() const { return is_writing_; }
+  bool is_failing() const { return is_failing_; }
+  bool is_ready() const;        // there is a segment to write to, and the spares
+  uint64_t bytes_used() const;  // of all segments, spares among them
+  uint64_t bytes_available() const;
+  uint64_t bytes_reserved() const { return reserved_; }
+  int last_error() const { return last_error_; }  // errno of the latest failed write
+
+ private:
+  struct Segment {
+    SegmentView view;
+    uint64_t size = 0;    // of the file
+    bool is_cut = false;  // to what counts
+    uint64_t used() const { return view.end_bytes; }
+  };
+
+  void fill_group();
+  void add_copies(size_t most);
+  void add_to_group(Append append);
+  bool has_settled_work() const;
+  bool needs_mark() const;
+  bool place_group();
+  bool take_spare();
+  void close_current();
+  void give_up(std::vector<Told>& told);
+  void clear_group();
+  size_t header_room() const;
+  uint64_t usable(const Segment& segment) const;
+  bool wants_spare() const;
+  std::optional<Chore> pick_chore(MonotonicTime now) const;
+  std::optional<Chore> pick_spare() const;
+  std::optional<Chore> pick_removal() const;
+  std::optional<Chore> pick_cut() const;
+
+  Directory& directory_;
+  const Settings settings_;
+  const size_t group_bytes_max_;
+  LedgerState state_;
+  SegmentHeader header_;  // the words that all headers share
+  uint64_t next_segment_;
+
+  std::deque<Append> pending_;  // appended, in no group yet
+  std::vector<Append> group_;   // in the group in hand: being written, or to be written again
+  GroupBuilder builder_;
+  std::string first_write_;  // header and group, for the first write of a segment
+  std::string scratch_;
+  uint64_t mark_to_write_ = 0;
+  uint64_t reserved_ = 0;
+
+  std::optional<Segment> current_;
+  std::deque<Segment> spares_;
+  std::map<uint64_t, Segment> closed_;  // by number
+  std::deque<Segment> failed_;          // nothing in them counts: to be removed
+  size_t own_ = 0;  // records at the end of group_ that nobody appended: copies, a mark
+  size_t write_bytes_ = 0;
+  bool is_writing_ = false;
+  bool has_failed_once_ = false;  // the group in hand
+  bool is_failing_ = false;       // and twice
+  bool is_chore_under_way_ = false;
+  int last_error_ = 0;
+  std::optional<MonotonicTime> retry_at_, chore_retry_at_;
+  std::optional<Chore::Kind> failed_kind_;  // of the chore that failed the last time
+};
+
+}  // namespace llmproxy

@@ -1,0 +1,132 @@
+// Reads in pieces that are a multiple of every block size, so that O_DIRECT takes them.
+#include "billing/ledger_reader.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace llmproxy {
+namespace {
+
+constexpr size_t kPieceBytes = size_t{256} << 10;
+constexpr uint64_t kAlignment = uint64_t{64} << 10;  // the largest block
+
+}  // namespace
+
+GroupCursor::GroupCursor(std::shared_ptr<File> file, size_t block_bytes, uint64_t offset)
+    : file_(std::move(file)), block_bytes_(block_bytes), offset_(offset) {}
+
+// At least `size` bytes from `offset` on, or fewer where the file ends or cannot be read. Reads
+// begin and end where those of every block size may.
+std::string_view GroupCursor::bytes_at(uint64_t offset, size_t size) {
+  const bool is_there = offset >= buffer_at_ && offset + size <= buffer_at_ + buffer_.size();
+  if (!is_there) {
+    buffer_at_ = offset / kAlignment * kAlignment;
+    const size_t wanted = static_cast<size_t>(offset - buffer_at_) + size;
+    buffer_.resize((wanted + kPieceBytes - 1) / kPieceBytes * kPieceBytes);
+    size_t n = 0;
+    ++reads_;
+    error_ = file_->read(buffer_at_, buffer_, n);
+    buffer_.resize(error_ == 0 ? n : 0);
+  }
+  if (offset >= buffer_at_ + buffer_.size()) return {};
+  return std::string_view(buffer_).substr(static_cast<size_t>(offset - buffer_at_));
+}
+
+GroupRead::State GroupCursor::next() {
+  using State = GroupRead::State;
+  const uint64_t begin = offset_ + std::exchange(size_, 0);
+  offset_ = begin;
+  size_t wanted = block_bytes_;
+  for (const uint64_t reads_before = reads_;;) {
+    const std::string_view bytes = bytes_at(begin, wanted);
+    if (error_ != 0) return State::kDamaged;
+    group_ = read_group(bytes, block_bytes_);
+    if (group_.state == State::kMore && bytes.size() >= wanted && group_.size > wanted) {
+      wanted = group_.size;
+    } else if (group_.state == State::kOk) {
+      size_ = group_.size;
+      return State::kOk;
+    } else if (reads_ == reads_before) {
+      buffer_.clear();  // read when this was still being written
+    } else if (bytes.empty() || group_.state == State::kEnd) {
+      buffer_.clear();
+      return State::kEnd;
+    } else {
+      return pass_damage();
+    }
+  }
+}
+
+// To the next block that begins a group, or from which on there are only zeros.
+GroupRead::State GroupCursor::pass_damage() {
+  using State = GroupRead::State;
+  for (uint64_t at = offset_ + block_bytes_;; at += block_bytes_) {
+    const std::string_view bytes = bytes_at(at, block_bytes_);
+    if (error_ != 0) return State::kDamaged;
+    if (bytes.size() < block_bytes_) {
+      size_ = at - offset_ + bytes.size();
+      return State::kDamaged;
+    }
+    GroupRead found = read_group(bytes, block_bytes_);
+    if (found.state == State::kMore) found = read_group(bytes_at(at, found.size), block_bytes_);
+    size_ = at - offset_;
+    if (found.state == State::kOk || found.state == State::kEnd) return State::kDamaged;
+  }
+}
+
+void LedgerReader::take_group(const SegmentView& segment, uint64_t until,
+                              std::vector<Item>& items) {
+  const uint64_t most = std::min(until, segment.last_sequence);
+  for (const FramedRecord& framed : cursor_->group().records) {
+    if (framed.sequence <= last_ || framed.sequence > most) continue;
+    std::optional<Record> record = read_record(framed.type, framed.payload);
+    last_ = framed.sequence;
+    if (record) {
+      items.push_back({framed.sequence, std::move(*record)});
+    } else {
+      damages_.push_back({segment.number, cursor_->offset(), cursor_->size()});
+    }
+  }
+}
+
+// False: the segment has nothing more that counts.
+bool LedgerReader::read_segment(const SegmentView& segment, uint64_t until, size_t wanted,
+                                std::vector<Item>& items) {
+  using State = GroupRead::State;
+  const uint64_t most = std::min(until, segment.last_sequence);
+  while (last_ < most) {
+    if (items.size() >= wanted) return true;
+    const State state = cursor_->next();
+    if (state == State::kEnd) return false;
+    if (state == State::kDamaged && cursor_->error() != 0) {
+      error_ = cursor_->error();
+      return false;
+    }
+    if (state == State::kDamaged) {
+      damages_.push_back({segment.number, cursor_->offset(), cursor_->size()});
+      continue;
+    }
+    take_group(segment, until, items);
+  }
+  return false;
+}
+
+bool LedgerReader::read(std::span<const SegmentView> segments, uint64_t until, size_t wanted,
+                        std::vector<Item>& items) {
+  error_ = 0;
+  for (const SegmentView& segment : segments) {
+    if (segment.number < segment_ || segment.last_sequence <= last_) continue;
+    if (segment.number != segment_) {
+      segment_ = segment.number;
+      cursor_ =
+          std::make_unique<GroupCursor>(segment.file, segment.block_bytes, segment.header_bytes);
+    }
+    if (read_segment(segment, until, wanted, items)) return true;
+    if (last_ >= until || error_ != 0) return false;
+    // Its end did not come where it should: what is missing is told as damage by who compares
+    // sequences.
+  }
+  return false;
+}
+
+}  // namespace llmproxy

@@ -1,0 +1,89 @@
+// Reads segments: group by group, and record by record through all of them. The shipper's way
+// through the log, recovery's, and the command line's. What is damaged is passed over and told; it
+// never ends the process.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "billing/ledger_log.h"
+#include "billing/record.h"
+#include "billing/segment.h"
+
+namespace llmproxy {
+
+// The groups of one segment, front to back.
+class GroupCursor {
+ public:
+  // From `offset` on, where a group begins or the file has only zeros.
+  GroupCursor(std::shared_ptr<File> file, size_t block_bytes, uint64_t offset);
+
+  // kOk: group() is the next one, at offset(). kEnd: nothing but zeros or the end of the file
+  // follow; a group written there since is found by the next call. kDamaged: `size()` bytes at
+  // offset() are no group, but one may follow; or error() says why they cannot be read, and nothing
+  // follows.
+  GroupRead::State next();
+
+  const GroupRead& group() const { return group_; }  // its views last until next()
+  uint64_t offset() const { return offset_; }
+  uint64_t size() const { return size_; }
+  int error() const { return error_; }
+
+ private:
+  std::string_view bytes_at(uint64_t offset, size_t size);
+  GroupRead::State pass_damage();
+
+  const std::shared_ptr<File> file_;
+  const size_t block_bytes_;
+  uint64_t offset_;
+  uint64_t size_ = 0;
+  int error_ = 0;
+  GroupRead group_;
+  std::string buffer_;
+  uint64_t buffer_at_ = 0;
+  uint64_t reads_ = 0;
+};
+
+class LedgerReader {
+ public:
+  struct Item {
+    uint64_t sequence = 0;
+    Record record;
+  };
+  struct Damage {
+    uint64_t segment = 0;
+    uint64_t offset = 0;
+    uint64_t size = 0;
+  };
+
+  // Records up to the sequence `after` are passed over.
+  explicit LedgerReader(uint64_t after) : last_(after) {}
+
+  // Goes on from where it is through `segments` (all there are, oldest first), up to the sequence
+  // `until`, which is durable. Adds groups of items until there are `wanted`. False: it has got to
+  // `until`.
+  bool read(std::span<const SegmentView> segments, uint64_t until, size_t wanted,
+            std::vector<Item>& items);
+
+  uint64_t last_sequence() const { return last_; }  // of the last item, or the last one passed over
+  void skip_to(uint64_t sequence) { last_ = sequence; }            // what is missing up to there
+  const std::vector<Damage>& damages() const { return damages_; }  // all so far
+  int error() const { return error_; }                             // of the last read()
+
+ private:
+  bool read_segment(const SegmentView& segment, uint64_t until, size_t wanted,
+                    std::vector<Item>& items);
+  void take_group(const SegmentView& segment, uint64_t until, std::vector<Item>& items);
+
+  uint64_t last_;
+  uint64_t segment_ = 0;  // of cursor_
+  std::unique_ptr<GroupCursor> cursor_;
+  int error_ = 0;
+  std::vector<Damage> damages_;
+};
+
+}  // namespace llmproxy

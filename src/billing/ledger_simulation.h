@@ -1,0 +1,412 @@
+// The whole ledger in a world of its own: a disk, a clock and a database that misbehave as a seed
+// says, requests that come and end, and crashes at any step. What it checks at the end is what the
+// product promises. For tests only.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/log.h"
+#include "billing/ledger_core.h"
+#include "billing/recovery.h"
+#include "billing/simulated_disk.h"
+
+namespace llmproxy {
+
+// What the database would hold, and how it answers.
+class SimulatedDatabase {
+ public:
+  explicit SimulatedDatabase(std::mt19937_64& random) : random_(random) {}
+
+  bool is_up = true;
+  bool may_lose_replies = false;
+  bool may_refuse = false;
+
+  BatchResult write(const std::vector<Event>& events) {
+    BatchResult result;
+    const bool is_lost = may_lose_replies && random_() % 4 == 0;
+    for (const Event& event : events) {
+      Delivery delivery = Delivery::kRetry;
+      const bool is_refused = may_refuse && event.id.bytes[11] % 7 == 0;
+      if (is_up && is_refused) {
+        delivery = Delivery::kRefused;
+      } else if (is_up && !(is_lost && random_() % 2 == 0)) {
+        const auto [place, is_new] = stored.emplace(event.id, event);
+        if (!is_new && place->second != event) wrong.insert(event.id);
+        delivery = is_lost ? Delivery::kRetry : Delivery::kDelivered;
+      }
+      result.deliveries.push_back(delivery);
+    }
+    return result;
+  }
+
+  std::map<ObjectId, Event> stored;
+  std::set<ObjectId> wrong;  // two different events under one id
+
+ private:
+  std::mt19937_64& random_;
+};
+
+class LedgerSimulation {
+ public:
+  struct Options {
+    uint64_t seed = 1;
+    int lives = 4;            // the last one ends well
+    int steps = 300;          // of each life
+    bool has_faults = false;  // of the disk
+    bool is_lying = false;    // control: the disk is not honest
+    bool may_kill = true;     // some lives end by kill instead of a power cut
+    bool has_outages = true;  // of the database
+    bool may_refuse = false;
+  };
+
+  explicit LedgerSimulation(Options options)
+      : options_(options), random_(options.seed), disk_(options.seed * 7 + 1), database_(random_) {
+    settings_.max_bytes = uint64_t{64} * (64 << 10);  // segments of 64 KiB
+    disk_.set_lying(options.is_lying);
+  }
+
+  // "" or what was promised and is not so.
+  std::string run();
+
+  uint64_t crashes = 0, requests_made = 0, recovered = 0, segments_freed = 0;
+
+ private:
+  struct Request;
+  struct RequestWaiter final : Waiter {
+    explicit RequestWaiter(bool& its_told, bool& its_durable)
+        : told(its_told), durable(its_durable) {}
+    void done(bool is_durable) noexcept override {
+      told = true;
+      durable = is_durable;
+    }
+    bool& told;
+    bool& durable;
+  };
+  struct Request {
+    Intent intent;
+    bool is_stream = false;
+    bool is_continuous = false;
+    bool intent_told = false, intent_durable = false;
+    bool is_settled = false;
+    bool outcome_told = false, outcome_durable = false;
+    bool is_over = false;  // its process is gone, or it has been told
+    Outcome outcome;
+    std::vector<Figure> figures;  // that progress told of
+    std::optional<RequestWaiter> intent_waiter, outcome_waiter;
+  };
+
+  uint64_t below(uint64_t n) { return random_() % n; }
+  bool chance(uint64_t of_n) { return below(of_n) == 0; }
+
+  void live(bool is_last);
+  void step();
+  void begin_request();
+  void end_request();
+  void settle(Request& request);
+  void make_progress();
+  void commit();
+  void chore();
+  void ship();
+  void finish();
+  void drain();
+  void tell(std::vector<LedgerLog::Told>& told);
+  std::string check();
+  std::string check_request(const Request& request);
+  std::string name(const Request& request) const { return request.intent.id.hex(); }
+
+  const Options options_;
+  std::mt19937_64 random_;
+  SimulatedDisk disk_;
+  SimulatedDatabase database_;
+  LedgerSettings settings_;
+  Log log_{-1, LogLevel::kCritical};
+  uint64_t ids_ = 0;
+  MonotonicTime now_{std::chrono::hours(1)};
+  WallMs wall_ = 1'800'000'000'000;
+  std::unique_ptr<Directory> directory_;
+  std::unique_ptr<LedgerCore> core_;
+  std::deque<Request> requests_;
+  std::string problem_;
+};
+
+inline std::string LedgerSimulation::run() {
+  for (int life = 1; life <= options_.lives && problem_.empty(); ++life)
+    live(life == options_.lives);
+  if (problem_.empty()) problem_ = check();
+  return problem_;
+}
+
+// One process, from its start to its end.
+inline void LedgerSimulation::live(bool is_last) {
+  if (!is_last) disk_.crash_at({.first = 1 + below(static_cast<uint64_t>(options_.steps))});
+  if (options_.has_faults && !is_last) {
+    for (uint64_t i = below(4); i > 0; --i) {
+      disk_.add_fault({.point = {.first = 20 + below(200)},
+                       .error = chance(2) ? EIO : ENOSPC,
+                       .times = 1 + below(6)});
+    }
+  }
+  try {
+    directory_ = disk_.open();
+    Result<Recovered> found = recover_ledger(*directory_, {"simulated", false});
+    if (!found) {
+      if (!options_.has_faults || is_last) problem_ = "recovery: " + found.error().message;
+    } else {
+      recovered += found->billed + found->unresolved;
+      for (const std::string& alarm : found->alarms) {
+        if (!options_.is_lying && !options_.has_faults) problem_ = "alarm: " + alarm;
+      }
+      core_ = std::make_unique<LedgerCore>(
+          *directory_, log_, settings_, std::move(*found), [] { return 0.5; }, now_);
+      for (int i = 0; i < options_.steps && problem_.empty(); ++i) step();
+      if (is_last && problem_.empty()) finish();
+    }
+  } catch (const SimulatedCrash&) {
+    ++crashes;
+  }
+  for (Request& request : requests_) request.is_over = true;
+  if (is_last) return;
+  const bool is_killed = options_.may_kill && chance(3);
+  core_.reset();
+  directory_.reset();
+  is_killed ? disk_.kill() : disk_.crash();
+  disk_.clear_faults();
+}
+
+inline void LedgerSimulation::step() {
+  now_ += Milliseconds(below(400));
+  wall_ += static_cast<WallMs>(below(400));
+  if (options_.has_outages && chance(60)) database_.is_up = !database_.is_up;
+  database_.may_lose_replies = options_.has_outages;
+  database_.may_refuse = options_.may_refuse;
+  switch (below(8)) {
+    case 0:
+    case 1:
+      return begin_request();
+    case 2:
+    case 3:
+      return end_request();
+    case 4:
+      return make_progress();
+    case 5:
+      return chore();
+    case 6:
+      return ship();
+    default:
+      return commit();
+  }
+}
+
+inline void LedgerSimulation::begin_request() {
+  Request& request = requests_.emplace_back();
+  request.intent.id.bytes[10] = static_cast<uint8_t>(++ids_ >> 8);
+  request.intent.id.bytes[11] = static_cast<uint8_t>(ids_);
+  request.intent.time = wall_;
+  request.intent.user_id.text = std::string(1 + below(200), 'u');
+  request.intent.api_key_id = "key";
+  request.intent.model = "model";
+  request.intent.backend = "backend";
+  request.is_stream = chance(2);
+  request.is_continuous = request.is_stream && chance(2);
+  if (!core_->reserve(request.intent)) {
+    requests_.pop_back();
+    return;
+  }
+  ++requests_made;
+  if (!request.is_stream) return;
+  request.intent_waiter.emplace(request.intent_told, request.intent_durable);
+  core_->open(request.intent, request.is_continuous, *request.intent_waiter);
+}
+
+inline void LedgerSimulation::make_progress() {
+  if (requests_.empty()) return;
+  Request& request = requests_[below(requests_.size())];
+  if (request.is_over || !request.is_continuous || !request.intent_durable || request.is_settled)
+    return;
+  const int64_t more = static_cast<int64_t>(1 + below(50));
+  const int64_t before = request.figures.empty() ? 0 : request.figures.back().completion_n;
+  request.figures.push_back({7, before + more});
+  core_->progress(request.intent.id, request.figures.back(), false);
+}
+
+inline void LedgerSimulation::end_request() {
+  if (requests_.empty()) return;
+  settle(requests_[below(requests_.size())]);
+}
+
+inline void LedgerSimulation::settle(Request& request) {
+  if (request.is_over || request.is_settled || (request.is_stream && !request.intent_told)) return;
+  Settlement settlement;
+  settlement.intent = request.intent;
+  settlement.has_intent = request.intent_durable;
+  settlement.date_created = wall_;
+  const uint64_t kind = request.is_stream && !request.intent_durable ? 7 : below(10);
+  if (kind < 7) {
+    settlement.outcome = {
+        .kind = Outcome::Kind::kBilled,
+        .figure = {static_cast<int64_t>(below(1000)), static_cast<int64_t>(below(1000))},
+        .reason = "final figure"};
+  } else if (kind < 9) {
+    settlement.outcome = {.kind = Outcome::Kind::kFree, .reason = "status without a figure"};
+  } else {
+    settlement.outcome = {.kind = Outcome::Kind::kUnresolved, .reason = "no figure"};
+  }
+  request.is_settled = true;
+  request.outcome = settlement.outcome;
+  request.outcome_waiter.emplace(request.outcome_told, request.outcome_durable);
+  if (core_->settle(std::move(settlement), *request.outcome_waiter)) request.outcome_told = true;
+}
+
+inline void LedgerSimulation::tell(std::vector<LedgerLog::Told>& told) {
+  for (const LedgerLog::Told& one : told) {
+    if (one.append.waiter != nullptr) one.append.waiter->done(one.is_durable);
+  }
+}
+
+inline void LedgerSimulation::commit() {
+  const std::optional<MonotonicTime> when = core_->next_commit(now_, false);
+  if (!when || *when > now_) return;
+  const std::optional<LedgerLog::Write> write = core_->begin_commit(now_, false);
+  if (!write) return;
+  // Others go on while the disk writes.
+  for (uint64_t i = below(3); i > 0; --i) chance(2) ? begin_request() : end_request();
+  const int error = write->file->write(write->offset, write->bytes);
+  now_ += Milliseconds(below(3));
+  std::vector<LedgerLog::Told> told;
+  core_->end_commit(error, now_, told);
+  tell(told);
+}
+
+inline void LedgerSimulation::chore() {
+  std::optional<LedgerLog::Chore> chore = core_->files().next_chore(now_);
+  if (!chore) return;
+  const int error = core_->files().run_chore(*chore);
+  if (chance(3)) commit();
+  core_->files().end_chore(*chore, error, now_);
+  if (error == 0 && chore->kind == LedgerLog::Chore::Kind::kRemove) ++segments_freed;
+}
+
+inline void LedgerSimulation::ship() {
+  std::optional<MonotonicTime> later;
+  switch (core_->next_step(now_, later)) {
+    case LedgerCore::Step::kRead: {
+      LedgerCore::Reading reading = core_->begin_read();
+      if (chance(3)) commit();
+      core_->run_read(reading);
+      core_->end_read(std::move(reading), now_, wall_);
+      return;
+    }
+    case LedgerCore::Step::kBatch: {
+      const std::vector<Event> batch = core_->begin_batch();
+      if (chance(3)) commit();
+      core_->end_batch(database_.write(batch), now_);
+      return;
+    }
+    case LedgerCore::Step::kNone:
+      return;
+  }
+}
+
+// The last life: all ends, and everything is shipped.
+inline void LedgerSimulation::finish() {
+  database_.is_up = true;
+  database_.may_lose_replies = false;
+  for (int i = 0; i < 1'000 && (i < 50 || core_->counts().in_flight > 0); ++i) {
+    now_ += Milliseconds(500);
+    commit();
+    chore();
+    ship();
+    for (Request& request : requests_) settle(request);
+  }
+  drain();
+}
+
+inline void LedgerSimulation::drain() {
+  core_->hurry();
+  for (int i = 0; i < 10'000 && !core_->is_drained(); ++i) {
+    now_ += Milliseconds(1'000);
+    commit();
+    ship();
+    chore();
+  }
+  if (!core_->is_drained()) problem_ = "the backlog does not drain";
+  for (int i = 0; i < 20; ++i) {  // upkeep: marks, then what they free
+    now_ += Milliseconds(1'100);
+    commit();
+    chore();
+  }
+}
+
+inline std::string LedgerSimulation::check_request(const Request& request) {
+  const LedgerState& state = core_->files().state();
+  const auto stored = database_.stored.find(request.intent.id);
+  const bool is_stored = stored != database_.stored.end();
+  const bool is_unresolved = state.unresolved().contains(request.intent.id);
+  const bool is_dead = state.dead().contains(request.intent.id);
+  const bool is_open = state.open().contains(request.intent.id);
+  const Figure figure =
+      is_stored ? Figure{stored->second.prompt_n, stored->second.completion_n} : Figure{};
+  const bool is_its_outcome = request.is_settled &&
+                              request.outcome.kind == Outcome::Kind::kBilled &&
+                              figure == request.outcome.figure;
+  const bool is_from_progress =
+      request.is_continuous &&
+      std::find(request.figures.begin(), request.figures.end(), figure) != request.figures.end();
+  if (is_stored + is_unresolved + is_dead > 1) return name(request) + ": in two places";
+  if (is_open) return name(request) + ": still open";
+  if (is_stored && !is_its_outcome && !is_from_progress)
+    return name(request) + ": billed with what nobody said";
+  if (request.outcome_durable) {
+    const bool is_right = request.outcome.kind == Outcome::Kind::kBilled
+                              ? (is_stored && is_its_outcome) || is_dead
+                          : request.outcome.kind == Outcome::Kind::kUnresolved ? is_unresolved
+                                                                               : !is_stored;
+    if (!is_right) {
+      return fmt::format(
+          "{}: durable outcome {} lost or changed: stream={} stored={} unresolved={} dead={} "
+          "open={}",
+          name(request), static_cast<int>(request.outcome.kind), request.is_stream, is_stored,
+          is_unresolved, is_dead, is_open);
+    }
+    return "";
+  }
+  const bool is_refused = request.outcome_told && !request.outcome_durable &&
+                          request.outcome.kind != Outcome::Kind::kFree;
+  if (is_refused && is_stored && !options_.has_faults)
+    return name(request) + ": told free, yet billed";
+  const bool is_told_free = request.outcome_told && request.outcome.kind == Outcome::Kind::kFree;
+  if (request.intent_durable && !is_told_free && !is_stored && !is_unresolved && !is_dead) {
+    // Settled as free, and the crash came before anybody was told: both are right.
+    const bool is_free = request.is_settled && request.outcome.kind == Outcome::Kind::kFree;
+    if (!is_free) return name(request) + ": a stream that had begun is gone";
+  }
+  return "";
+}
+
+inline std::string LedgerSimulation::check() {
+  if (!database_.wrong.empty()) return database_.wrong.begin()->hex() + ": two events under one id";
+  std::set<ObjectId> known;
+  for (const Request& request : requests_) {
+    known.insert(request.intent.id);
+    if (std::string problem = check_request(request); !problem.empty()) return problem;
+  }
+  for (const auto& [id, event] : database_.stored) {
+    if (!known.contains(id)) return id.hex() + ": an event of no request";
+  }
+  const DurableCounts counts = core_->counts();
+  if (counts.accepted != counts.billed + counts.free + counts.unresolved + counts.in_flight)
+    return "I7";
+  if (counts.backlog != 0) return fmt::format("a backlog of {} is left", counts.backlog);
+  return "";
+}
+
+}  // namespace llmproxy

@@ -1,0 +1,413 @@
+// Reads everything once, oldest first. A group counts when a later one proves that it was durable;
+// the last one alone may be unproven. It never asserts on what it reads.
+#include "billing/recovery.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <optional>
+
+#include "base/digest.h"
+#include "billing/ledger_reader.h"
+
+namespace llmproxy {
+namespace {
+
+constexpr int kStatusConfig = 78;
+constexpr int kStatusDisk = 70;
+constexpr const char* kSideName = "side";
+constexpr size_t kSideBytesMax = size_t{256} << 20;
+constexpr size_t kFirstRead = size_t{64} << 10;  // most headers
+
+Error disk_error(std::string_view what, int error) {
+  return {.status = kStatusDisk,
+          .message = fmt::format("ledger: {}: {}", what, std::strerror(error))};
+}
+
+class Recovery {
+ public:
+  Recovery(Directory& directory, const RecoveryOptions& options)
+      : directory_(directory), options_(options) {}
+  Result<Recovered> run();
+
+ private:
+  struct Found {
+    SegmentView view;
+    SegmentHeader header;
+  };
+  struct Held {  // the latest group: it counts once a later one says that it was durable
+    uint64_t first_sequence = 0;
+    uint64_t end_bytes = 0;  // of the group in its segment
+    std::vector<Record> records{};
+    uint64_t last_sequence() const { return first_sequence + records.size() - 1; }
+  };
+
+  std::optional<Error> find_segments();
+  std::optional<Error> look_at(uint64_t number, std::vector<std::string>& unused);
+  Result<HeaderRead> read_header_of(File& file);
+  void quarantine_file(const std::string& name);
+  void quarantine_bytes(const Found& found, uint64_t offset, uint64_t size);
+  std::optional<Error> read_side();
+  std::optional<Error> drop_torn();
+  std::optional<Error> set_cutoffs();
+  void enter(Found& found);
+  std::optional<Error> replay(Found& found, bool is_last);
+  void take_group(const Found& found, const GroupCursor& cursor);
+  void apply_held();
+  void resolve_held(uint64_t durable_before);
+  void apply(const Record& record, uint64_t sequence);
+  std::optional<Error> check_database();
+  void settle_open();
+  void finish();
+
+  Directory& directory_;
+  const RecoveryOptions& options_;
+  Recovered result_;
+  std::map<uint64_t, Found> found_;
+  uint64_t highest_number_ = 0;
+  std::optional<Held> held_;
+  Found* entered_ = nullptr;     // the segment that is being replayed, and held_ lies in
+  uint64_t lost_until_ = 0;      // records up to here may have been lost to damage
+  std::deque<uint64_t> events_;  // sequences of events beyond the mark
+};
+
+Result<HeaderRead> Recovery::read_header_of(File& file) {
+  std::string bytes;
+  for (size_t wanted = kFirstRead;;) {
+    bytes.resize(wanted);
+    size_t n = 0;
+    if (const int error = file.read(0, bytes, n); error != 0)
+      return disk_error("a segment cannot be read", error);
+    bytes.resize(n);
+    HeaderRead read = read_header(bytes);
+    if (read.state != HeaderRead::State::kMore || n < wanted || read.size <= wanted) return read;
+    wanted = read.size;
+  }
+}
+
+void Recovery::quarantine_file(const std::string& name) {
+  const std::string to = "quarantine-" + name;
+  const int error = directory_.rename(name, to);
+  if (error == 0) directory_.sync();
+  result_.notes.push_back(
+      error == 0 ? fmt::format("{} is no segment; kept as {}", name, to)
+                 : fmt::format("{} is no segment, and stays: {}", name, std::strerror(error)));
+}
+
+// Bytes that are no group: a write that a crash cut short, or damage.
+void Recovery::quarantine_bytes(const Found& found, uint64_t offset, uint64_t size) {
+  const size_t block = found.view.block_bytes;
+  std::string bytes((static_cast<size_t>(size) + block - 1) / block * block, '\0');
+  size_t n = 0;
+  if (found.view.file->read(offset, bytes, n) != 0) return;
+  bytes.resize(n);
+  if (std::all_of(bytes.begin(), bytes.end(), [](char c) { return c == 0; })) return;
+  const std::string name = fmt::format("quarantine-{:016x}-{}", found.view.number, offset);
+  const int error = replace_file(directory_, name, bytes);
+  result_.notes.push_back(
+      fmt::format("{} bytes at {} of {} are no whole group; kept as {}{}", n, offset,
+                  segment_name(found.view.number), name,
+                  error == 0 ? "" : fmt::format(" (not: {})", std::strerror(error))));
+}
+
+std::optional<Error> Recovery::look_at(uint64_t number, std::vector<std::string>& unused) {
+  using State = HeaderRead::State;
+  const std::string name = segment_name(number);
+  highest_number_ = std::max(highest_number_, number);
+  std::unique_ptr<File> file;
+  if (const int error = directory_.open(name, file); error != 0) return disk_error(name, error);
+  Result<HeaderRead> read = read_header_of(*file);
+  if (!read) return read.error();
+  if (read->state == State::kNewer) {
+    return Error{
+        .status = kStatusConfig,
+        .message = fmt::format(
+            "ledger: {} was written by a newer version of this program; run that version's "
+            "`ledger ship --all` first, or go back to it",
+            name)};
+  }
+  if (read->state == State::kUnused) {
+    unused.push_back(name);
+  } else if (read->state != State::kOk || read->header.number != number) {
+    quarantine_file(name);
+  } else {
+    Found found;
+    found.header = std::move(read->header);
+    found.view = {.number = number,
+                  .first_sequence = found.header.first_sequence,
+                  .last_sequence = UINT64_MAX,
+                  .header_bytes = read->size,
+                  .block_bytes = found.header.block_bytes,
+                  .file = std::move(file)};
+    found_.emplace(number, std::move(found));
+  }
+  return std::nullopt;
+}
+
+std::optional<Error> Recovery::find_segments() {
+  std::vector<std::string> names, unused;
+  if (const int error = directory_.list(names); error != 0)
+    return disk_error("its directory", error);
+  std::vector<uint64_t> numbers;
+  for (const std::string& name : names) {
+    if (const auto number = segment_number(name)) numbers.push_back(*number);
+    if (name.ends_with(".new")) unused.push_back(name);
+  }
+  std::sort(numbers.begin(), numbers.end());
+  for (const uint64_t number : numbers) {
+    if (auto error = look_at(number, unused)) return error;
+  }
+  for (const std::string& name : unused) {
+    if (const int error = directory_.remove(name); error != 0 && error != ENOENT)
+      return disk_error(name, error);
+  }
+  if (!unused.empty()) {
+    if (const int error = directory_.sync(); error != 0) return disk_error("its directory", error);
+  }
+  return std::nullopt;
+}
+
+std::optional<Error> Recovery::read_side() {
+  std::string bytes;
+  const int error = read_file(directory_, kSideName, kSideBytesMax, bytes);
+  if (error == ENOENT) return std::nullopt;
+  if (error != 0) return disk_error("the file `side`", error);
+  if (!result_.start.state.read_side_file(bytes)) {
+    result_.alarms.push_back(
+        "the file `side` is damaged: unresolved and dead events that only it knew are in the "
+        "quarantine");
+    quarantine_file(kSideName);
+  }
+  return std::nullopt;
+}
+
+// A header goes out with its segment's first group, and counts with it alone: it cuts off groups
+// that the first one repeats. So the newest segment that counts is the newest whose first group is
+// whole.
+std::optional<Error> Recovery::drop_torn() {
+  while (!found_.empty()) {
+    const Found& newest = found_.rbegin()->second;
+    GroupCursor cursor(newest.view.file, newest.view.block_bytes, newest.view.header_bytes);
+    if (cursor.next() == GroupRead::State::kOk) return std::nullopt;
+    if (cursor.error() != 0) return disk_error(segment_name(newest.view.number), cursor.error());
+    quarantine_file(segment_name(newest.view.number));
+    found_.erase(std::prev(found_.end()));
+  }
+  return std::nullopt;
+}
+
+// The newest header names all segments that were there, with what counts in each. Others have come
+// back: their removal was not durable.
+std::optional<Error> Recovery::set_cutoffs() {
+  if (found_.empty()) return std::nullopt;
+  std::map<uint64_t, uint64_t> counts;
+  for (const Cutoff& cutoff : found_.rbegin()->second.header.cutoffs)
+    counts[cutoff.number] = cutoff.last_sequence;
+  for (auto one = found_.begin(); std::next(one) != found_.end();) {
+    const auto known = counts.find(one->first);
+    if (known != counts.end()) {
+      (one++)->second.view.last_sequence = known->second;
+      continue;
+    }
+    const std::string name = segment_name(one->first);
+    if (const int error = directory_.remove(name); error != 0 && error != ENOENT)
+      return disk_error(name, error);
+    one = found_.erase(one);
+  }
+  return std::nullopt;
+}
+
+void Recovery::apply(const Record& record, uint64_t sequence) {
+  LedgerState& state = result_.start.state;
+  if (std::holds_alternative<EventRecord>(record)) events_.push_back(sequence);
+  const std::string problem = state.apply(record, sequence);
+  if (!problem.empty()) result_.alarms.push_back(fmt::format("record {}: {}", sequence, problem));
+  while (!events_.empty() && events_.front() <= state.mark()) events_.pop_front();
+}
+
+void Recovery::apply_held() {
+  LedgerState& state = result_.start.state;
+  if (held_->first_sequence > state.last_sequence() + 1) {
+    lost_until_ = held_->first_sequence - 1;
+    result_.alarms.push_back(
+        fmt::format("records {} to {} are damaged or missing; streams that were open then are "
+                    "unresolved, and bills among them must be found by hand",
+                    state.last_sequence() + 1, lost_until_));
+    state.skip_to(lost_until_);
+  }
+  for (size_t i = 0; i < held_->records.size(); ++i) {
+    const uint64_t sequence = held_->first_sequence + i;
+    if (sequence > state.last_sequence()) apply(held_->records[i], sequence);
+  }
+  entered_->view.end_bytes = held_->end_bytes;
+}
+
+// What is held was durable when something else was written after it; or that is the same, written
+// again after a failure.
+void Recovery::resolve_held(uint64_t durable_before) {
+  if (held_ && held_->last_sequence() <= durable_before) apply_held();
+  held_.reset();
+}
+
+void Recovery::take_group(const Found& found, const GroupCursor& cursor) {
+  const GroupRead& group = cursor.group();
+  resolve_held(group.durable_before);
+  Held next{.first_sequence = group.first_sequence, .end_bytes = cursor.offset() + cursor.size()};
+  for (const FramedRecord& framed : group.records) {
+    if (framed.sequence > found.view.last_sequence) break;
+    std::optional<Record> record = read_record(framed.type, framed.payload);
+    if (!record) {
+      result_.alarms.push_back(fmt::format("record {} of {} cannot be read", framed.sequence,
+                                           segment_name(found.view.number)));
+      record = ClosedRecord{};  // of no id: it keeps the sequence
+    }
+    next.records.push_back(std::move(*record));
+  }
+  if (!next.records.empty()) held_ = std::move(next);
+}
+
+// A header goes out with the first group, so it proves what was before it even where that group is
+// torn.
+void Recovery::enter(Found& found) {
+  resolve_held(found.header.first_sequence - 1);
+  result_.start.state.add_segment(found.view.number, found.header.first_sequence);
+  found.view.end_bytes = found.view.header_bytes;
+  entered_ = &found;
+}
+
+std::optional<Error> Recovery::replay(Found& found, bool is_last) {
+  using State = GroupRead::State;
+  enter(found);
+  if (found.view.last_sequence == 0) return std::nullopt;
+  GroupCursor cursor(found.view.file, found.view.block_bytes, found.view.header_bytes);
+  for (;;) {
+    const State state = cursor.next();
+    if (state == State::kEnd) return std::nullopt;
+    if (state == State::kOk) {
+      if (cursor.group().first_sequence > found.view.last_sequence)
+        return std::nullopt;  // written again
+      take_group(found, cursor);
+      continue;
+    }
+    if (cursor.error() != 0) {
+      return disk_error(
+          fmt::format("{} cannot be read at {}", segment_name(found.view.number), cursor.offset()),
+          cursor.error());
+    }
+    const bool is_cut_off =
+        !is_last && result_.start.state.last_sequence() >= found.view.last_sequence;
+    if (!is_cut_off) quarantine_bytes(found, cursor.offset(), cursor.size());
+  }
+}
+
+std::optional<Error> Recovery::check_database() {
+  const SegmentHeader& last = found_.rbegin()->second.header;
+  const LedgerState& state = result_.start.state;
+  const bool is_empty = events_.empty() && result_.first.empty() && state.unresolved().empty() &&
+                        state.dead().empty();
+  if (last.database == options_.database || is_empty || options_.may_retarget) return std::nullopt;
+  return Error{
+      .status = kStatusConfig,
+      .message = fmt::format(
+          "ledger: {} events wait for the database {}, and db.uri names {}. Start with the "
+          "old db.uri until they are shipped, or say `ledger retarget`.",
+          events_.size(), last.database, options_.database)};
+}
+
+// Never free, and never from a running figure that may not be billed.
+void Recovery::settle_open() {
+  LedgerState after = result_.start.state;
+  if (!result_.first.empty()) {
+    uint64_t sequence = after.last_sequence();
+    after.add_segment(highest_number_ + 1, sequence + 1);
+    for (const Record& record : result_.first) {
+      result_.backlog += std::holds_alternative<EventRecord>(record) ? 1 : 0;
+      const std::string problem = after.apply(record, ++sequence);
+      if (!problem.empty())
+        result_.alarms.push_back(fmt::format("record {}: {}", sequence, problem));
+    }
+  }
+  result_.mark = after.mark();
+  while (!events_.empty() && events_.front() <= result_.mark) events_.pop_front();
+  result_.backlog += events_.size();
+  std::map<ObjectId, const LedgerState::Open*> open;  // in an order that is always the same
+  for (const auto& [id, one] : after.open()) open.emplace(id, &one);
+  for (const auto& [id, one] : open) {
+    const Intent& intent = one->record.intent;
+    const bool is_lost = one->sequence <= lost_until_;
+    const bool has_figure =
+        one->progress && (one->progress->is_final || one->record.may_bill_running);
+    if (has_figure && !is_lost) {
+      Event event{.id = id,
+                  .date_created = intent.time,
+                  .user_id = intent.user_id,
+                  .api_key_id = intent.api_key_id,
+                  .model = intent.model,
+                  .prompt_n = one->progress->figure.prompt_n,
+                  .completion_n = one->progress->figure.completion_n};
+      result_.first.emplace_back(EventRecord{std::move(event), Origin::kRecovered});
+      ++result_.billed;
+      ++result_.backlog;
+    } else {
+      const char* const reason =
+          is_lost ? "its outcome may be in damaged records" : "the proxy ended before it did";
+      result_.first.emplace_back(UnresolvedRecord{intent, intent.time, reason});
+      ++result_.unresolved;
+    }
+  }
+}
+
+void Recovery::finish() {
+  LedgerLog::Start& start = result_.start;
+  start.next_segment = highest_number_ + 1;
+  start.header.block_bytes = static_cast<uint32_t>(directory_.block_bytes());
+  start.header.database = options_.database;
+  random_bytes(start.header.boot);
+  if (found_.empty()) {
+    random_bytes(start.header.instance);
+  } else {
+    start.header.instance = found_.rbegin()->second.header.instance;
+  }
+  for (auto& [number, found] : found_) {
+    found.view.last_sequence = start.state.segments().at(number).last_sequence;
+    start.views.push_back(found.view);
+  }
+}
+
+Result<Recovered> Recovery::run() {
+  if (auto error = find_segments()) return *error;
+  if (auto error = read_side()) return *error;
+  if (auto error = drop_torn()) return *error;
+  if (auto error = set_cutoffs()) return *error;
+  for (auto& [number, found] : found_) {
+    if (auto error = replay(found, number == found_.rbegin()->first)) return *error;
+  }
+  if (held_) {
+    const bool is_proven = held_->last_sequence() <= result_.start.state.last_sequence();
+    if (!is_proven) result_.first = std::move(held_->records);
+    const uint64_t next = result_.start.state.last_sequence() + 1;
+    if (!is_proven && held_->first_sequence != next) {
+      result_.alarms.push_back(
+          fmt::format("records {} to {} are missing", next, held_->first_sequence - 1));
+      lost_until_ = held_->first_sequence - 1;
+    }
+  }
+  if (!found_.empty()) {
+    if (auto error = check_database()) return *error;
+  }
+  settle_open();
+  finish();
+  return std::move(result_);
+}
+
+}  // namespace
+
+Result<Recovered> recover_ledger(Directory& directory, const RecoveryOptions& options) {
+  return Recovery(directory, options).run();
+}
+
+}  // namespace llmproxy
