@@ -12,7 +12,7 @@ import pytest
 from rig import sse
 from rig.client import Cut
 from rig.database import counts
-from rig.wait import run_all, wait_until
+from rig.wait import run_all
 
 ASK = {"stream_options": {"include_usage": True}}
 
@@ -237,32 +237,33 @@ def test_error_reply_over_its_limit_is_free(make_proxy, backend):
 
 
 def test_reply_without_room_is_unresolved_and_told(make_proxy, backend):
+    """Two replies of which only one finds room while both are under way."""
     proxy = make_proxy(
         {"m": backend},
+        threads=1,
         limits={"memory_bytes_max": 1 << 20, "body_bytes_max": 4096, "reply_bytes_max": 1 << 20},
     )
     body = json.dumps(sse.completion("x" * 700_000, usage=sse.usage(7, 3))).encode()
-    held, gate = backend.gate("the first reply is held"), backend.gate("the second was answered")
+    gate = backend.gate("one of them had no room")
 
     def script(exchange):
         exchange.open(content_type="application/json")
         exchange.write(body[:-1])
-        held.open()
         gate.wait()
         exchange.write(body[-1:])
         exchange.end()
 
-    backend.next(script)
-    with proxy.connect() as first:
-        first.start_post()
-        held.wait()
-        backend.script = lambda exchange: exchange.reply(200, body)
-        reply = wait_until(lambda: (r := proxy.post()).status != 200 and r, "no room")
-        assert reply.status == 503 and reply.header("x-should-retry") == "false"
-        proxy.wait_unresolved(reply.id)
+    backend.next(script, script)
+    with proxy.connect() as one, proxy.connect() as other:
+        one.start_post()
+        other.start_post()
+        proxy.wait_lines("ERROR", "unresolved")
         gate.open()
-        whole = first.read()
-        assert whole.status == 200 and billed(proxy, whole) == (7, 3)
+        failed, whole = sorted([one.read(), other.read()], key=lambda reply: -reply.status)
+    assert failed.status == 503 and failed.header("x-should-retry") == "false"
+    proxy.wait_unresolved(failed.id)
+    assert whole.status == 200 and whole.body == body
+    assert billed(proxy, whole) == (7, 3)
 
 
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 503])
