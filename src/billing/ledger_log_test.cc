@@ -278,6 +278,20 @@ TEST_F(LedgerLogTest, FailingTwiceTellsThoseWhoCanStillBeTold) {
   EXPECT_EQ(recovered_bills(), (std::vector<int64_t>{1, 3, 5, 6}));
 }
 
+// After a success the next failure is a first one again.
+TEST_F(LedgerLogTest, EachGroupMayFailOnce) {
+  for (uint16_t i = 1; i <= 5; ++i) {
+    rig_.append(bill(i), true);
+    rig_.fail_writes(1);
+    EXPECT_EQ(rig_.commit(), EIO);
+    EXPECT_EQ(rig_.commit(), 0);
+    rig_.chores();
+    EXPECT_FALSE(log().is_failing());
+  }
+  EXPECT_EQ(told(), numbers(1, 5));
+  EXPECT_EQ(recovered_bills(), numbers(1, 5));
+}
+
 TEST_F(LedgerLogTest, TheProbeOfAnEmptyLogIsAnEmptyGroup) {
   rig_.commit(bill(1));
   rig_.append(bill(2), true);
@@ -326,6 +340,31 @@ TEST_F(LedgerLogTest, WithoutASpareTheFirstFailureIsTheLast) {
   rig_.chores();
   EXPECT_EQ(rig_.commit(), 0);
   EXPECT_EQ(rig_.bills(), (std::vector<int64_t>{1, 3}));
+  // Works again, but has nowhere to go to.
+  rig_.disk.set_capacity(0);
+  uint16_t next = 4;
+  while (rig_.commit(bill(next, LogRig::kFiller)) == 0) ++next;
+  told();
+  EXPECT_EQ(log().is_failing(), false);
+  EXPECT_EQ(rig_.commit(), LogRig::kNothing);
+  EXPECT_TRUE(log().has_pending()) << "kept until there is a segment";
+  rig_.disk.set_capacity(SimulatedDisk::kForever);
+  rig_.chores();
+  EXPECT_EQ(rig_.commit(), 0);
+  EXPECT_EQ(told(), std::vector<int64_t>{next});
+}
+
+TEST_F(LedgerLogTest, AFailureWithoutASpareGivesUpAtOnce) {
+  rig_.commit(bill(1));
+  rig_.disk.set_capacity(0);
+  rig_.roll(2);
+  uint16_t next = rig_.roll(100);  // into the last of them
+  told();
+  rig_.append(bill(next), true);
+  rig_.fail_writes(1);
+  EXPECT_EQ(rig_.commit(), EIO);
+  EXPECT_TRUE(log().is_failing());
+  EXPECT_EQ(told(), std::vector<int64_t>{-int64_t{next}});
 }
 
 // Its files are all that there is room for: they must go although no spare can be made.
@@ -410,27 +449,34 @@ TEST_F(LedgerLogTest, FullRefusesAndRoomComesBackWhenSegmentsGo) {
   EXPECT_TRUE(log().reserve(room));
 }
 
-// A start finds a full log: what is settled then must have somewhere to say so.
+// Streams were under way when it became full, and end; then starts find it so. What is settled at
+// last must have somewhere to say so.
 TEST_F(LedgerLogTest, AFullLogIsNotFullForEverAfterARestart) {
   for (const size_t filler : {10u, 300u, 3'000u}) {
     LogRig rig;
     rig.start();
     const size_t room = rig.log->room_for(filler + 200);
-    for (int life = 0; life < 20; ++life) {
-      uint16_t next = 1;
-      while (rig.log->is_ready() && rig.log->reserve(room)) {
-        rig.log->append({.record = bill(next++, filler), .room = room});
-        ASSERT_EQ(rig.commit(), 0);
-        rig.chores();
-      }
-      rig.commit(true);
+    const auto streams = static_cast<uint16_t>(90'000 / room);
+    for (uint16_t i = 1; i <= streams; ++i) ASSERT_TRUE(rig.log->reserve(room));
+    for (uint16_t next = 1'000; rig.log->is_ready() && rig.log->reserve(room); ++next) {
+      rig.log->append({.record = bill(next, filler), .room = room});
+      ASSERT_EQ(rig.commit(), 0);
       rig.chores();
+    }
+    for (uint16_t i = 1; i <= streams; ++i) {
+      ASSERT_EQ(rig.commit(open(i, false, filler)), 0);
+      rig.log->append({.record = bill(i, filler), .room = room});
+      ASSERT_EQ(rig.commit(), 0);
+      rig.chores();
+    }
+    for (int life = 0; life < 20; ++life) {
       rig.kill();
       rig.start();
       EXPECT_LE(rig.log->bytes_used(), rig.settings.max_bytes);
+      EXPECT_FALSE(rig.log->is_ready() && rig.log->reserve(room)) << "still full";
+      EXPECT_EQ(rig.commit(true), 0);
+      rig.chores();
     }
-    EXPECT_FALSE(rig.log->is_ready() && rig.log->reserve(room)) << "still full";
-    rig.commit(true);
     rig.settle_all();
     rig.chores();
     EXPECT_TRUE(rig.log->is_ready()) << filler;
@@ -547,6 +593,7 @@ TEST_F(LedgerLogTest, CopiesOfAFailedGroupAreMadeAnew) {
   rig_.commit();
   rig_.commit();
   EXPECT_TRUE(log().is_failing());
+  EXPECT_FALSE(log().has_pending()) << "they are nobody's";
   EXPECT_EQ(open_in(1), 1u);
   rig_.append(bill(1'001));
   rig_.now += rig_.settings.probe_interval;
@@ -588,6 +635,25 @@ TEST_F(LedgerLogTest, TheSideFileForgetsWhatWasResolvedBeforeThatSegmentGoes) {
   ASSERT_EQ(rig_.files()[0], segment_name(3));
   rig_.kill();
   EXPECT_TRUE(rig_.recover()->start.state.unresolved().empty());
+}
+
+// What becomes unresolved while the side file is being written is not in it.
+TEST_F(LedgerLogTest, TheSideFileKnowsOnlyWhatWasThereWhenItBegan) {
+  rig_.commit(unresolved(1'001));
+  rig_.roll(1);
+  rig_.settle_all();
+  std::optional<LedgerLog::Chore> chore;
+  for (;;) {
+    chore = log().next_chore(rig_.now);
+    ASSERT_TRUE(chore);
+    ASSERT_EQ(log().run_chore(*chore), 0);
+    if (chore->kind == Kind::kSaveSide) break;
+    log().end_chore(*chore, 0, rig_.now);
+  }
+  rig_.commit(unresolved(1'002));
+  log().end_chore(*chore, 0, rig_.now);
+  EXPECT_FALSE(log().state().segments().at(1).has_side_records);
+  EXPECT_TRUE(log().state().segments().at(2).has_side_records);
 }
 
 TEST_F(LedgerLogTest, ASegmentStaysWhileTheSideFileCannotBeWritten) {

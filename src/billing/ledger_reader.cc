@@ -8,28 +8,28 @@ namespace llmproxy {
 namespace {
 
 constexpr size_t kPieceBytes = size_t{256} << 10;
-constexpr uint64_t kAlignment = uint64_t{64} << 10;  // the largest block
+constexpr uint64_t kAlignment = 65'536;  // every block size divides it
 
 }  // namespace
 
 GroupCursor::GroupCursor(std::shared_ptr<File> file, size_t block_bytes, uint64_t offset)
     : file_(std::move(file)), block_bytes_(block_bytes), offset_(offset) {}
 
-// At least `size` bytes from `offset` on, or fewer where the file ends or cannot be read. Reads
-// begin and end where those of every block size may.
+// At least `size` bytes from `offset` on, or fewer where the file ends or cannot be read. The
+// file's blocks may be smaller than those of the device that it lies on now.
 std::string_view GroupCursor::bytes_at(uint64_t offset, size_t size) {
   const bool is_there = offset >= buffer_at_ && offset + size <= buffer_at_ + buffer_.size();
   if (!is_there) {
     buffer_at_ = offset / kAlignment * kAlignment;
-    const size_t wanted = static_cast<size_t>(offset - buffer_at_) + size;
+    const size_t wanted = size + static_cast<size_t>(offset - buffer_at_);
     buffer_.resize((wanted + kPieceBytes - 1) / kPieceBytes * kPieceBytes);
     size_t n = 0;
     ++reads_;
     error_ = file_->read(buffer_at_, buffer_, n);
     buffer_.resize(error_ == 0 ? n : 0);
   }
-  if (offset >= buffer_at_ + buffer_.size()) return {};
-  return std::string_view(buffer_).substr(static_cast<size_t>(offset - buffer_at_));
+  const auto begin = static_cast<size_t>(offset - buffer_at_);
+  return std::string_view(buffer_).substr(std::min(begin, buffer_.size()));
 }
 
 GroupRead::State GroupCursor::next() {
@@ -48,30 +48,37 @@ GroupRead::State GroupCursor::next() {
       return State::kOk;
     } else if (reads_ == reads_before) {
       buffer_.clear();  // read when this was still being written
-    } else if (bytes.empty() || group_.state == State::kEnd) {
-      buffer_.clear();
-      return State::kEnd;
     } else {
-      return pass_damage();
+      return look_on();
     }
   }
 }
 
-// To the next block that begins a group, or from which on there are only zeros.
-GroupRead::State GroupCursor::pass_damage() {
+// Zeros are the end only where nothing follows: a block may have been lost. So this goes to the
+// next group, or to where there are only zeros.
+GroupRead::State GroupCursor::look_on() {
   using State = GroupRead::State;
-  for (uint64_t at = offset_ + block_bytes_;; at += block_bytes_) {
+  uint64_t end = offset_;
+  for (uint64_t at = offset_;; at += block_bytes_) {
     const std::string_view bytes = bytes_at(at, block_bytes_);
     if (error_ != 0) return State::kDamaged;
-    if (bytes.size() < block_bytes_) {
-      size_ = at - offset_ + bytes.size();
+    GroupRead found = read_group(bytes, block_bytes_);
+    if (found.state == State::kMore && bytes.size() >= block_bytes_)
+      found = read_group(bytes_at(at, found.size), block_bytes_);
+    if (found.state == State::kOk) {
+      size_ = at - offset_;
       return State::kDamaged;
     }
-    GroupRead found = read_group(bytes, block_bytes_);
-    if (found.state == State::kMore) found = read_group(bytes_at(at, found.size), block_bytes_);
-    size_ = at - offset_;
-    if (found.state == State::kOk || found.state == State::kEnd) return State::kDamaged;
+    if (bytes.size() < block_bytes_) {
+      const bool is_zero = bytes.find_first_not_of('\0') == std::string_view::npos;
+      if (!is_zero) end = at + bytes.size();
+      break;
+    }
+    if (found.state != State::kEnd) end = at + block_bytes_;
   }
+  size_ = end - offset_;
+  buffer_.clear();  // a group may be written there
+  return size_ > 0 ? State::kDamaged : State::kEnd;
 }
 
 void LedgerReader::take_group(const SegmentView& segment, uint64_t until,

@@ -35,7 +35,7 @@ class GroupCursor {
 
  private:
   std::string_view bytes_at(uint64_t offset, size_t size);
-  GroupRead::State pass_damage();
+  GroupRead::State look_on();
 
   const std::shared_ptr<File> file_;
   const size_t block_bytes_;

@@ -21,7 +21,8 @@ constexpr int kStatusConfig = 78;
 constexpr int kStatusDisk = 70;
 constexpr const char* kSideName = "side";
 constexpr size_t kSideBytesMax = size_t{256} << 20;
-constexpr size_t kFirstRead = size_t{64} << 10;  // most headers
+constexpr size_t kBlockBytesMin = 512;
+constexpr size_t kFirstRead = size_t{64} << 10;  // most headers; every block size divides it
 
 Error disk_error(std::string_view what, int error) {
   return {.status = kStatusDisk,
@@ -48,31 +49,44 @@ class Recovery {
 
   std::optional<Error> find_segments();
   std::optional<Error> look_at(uint64_t number, std::vector<std::string>& unused);
+  std::optional<Error> set_aside(uint64_t number, std::shared_ptr<File> file,
+                                 std::vector<std::string>& unused);
   Result<HeaderRead> read_header_of(File& file);
   void quarantine_file(const std::string& name);
   void quarantine_bytes(const Found& found, uint64_t offset, uint64_t size);
   std::optional<Error> read_side();
   std::optional<Error> drop_torn();
   std::optional<Error> set_cutoffs();
+  void tell_of_damaged_headers();
+  void tell_of_missing_segments();
   void enter(Found& found);
   std::optional<Error> replay(Found& found, bool is_last);
   void take_group(const Found& found, const GroupCursor& cursor);
+  void expect_until(uint64_t sequence);
   void apply_held();
   void resolve_held(uint64_t durable_before);
   void apply(const Record& record, uint64_t sequence);
-  std::optional<Error> check_database();
-  void settle_open();
+  void note_mark(const Record& record) {
+    if (const auto* mark = std::get_if<MarkRecord>(&record))
+      marked_ = std::max(marked_, mark->sequence);
+  }
+  LedgerState apply_tail();
+  void settle_open(const LedgerState& after);
+  std::optional<Error> check_database(const LedgerState& after);
   void finish();
 
   Directory& directory_;
   const RecoveryOptions& options_;
   Recovered result_;
   std::map<uint64_t, Found> found_;
+  std::map<uint64_t, size_t> headless_;  // segments without a header, and how many groups they hold
+  bool has_lost_segment_ = false;        // and told
   uint64_t highest_number_ = 0;
   std::optional<Held> held_;
   Found* entered_ = nullptr;     // the segment that is being replayed, and held_ lies in
   uint64_t lost_until_ = 0;      // records up to here may have been lost to damage
   std::deque<uint64_t> events_;  // sequences of events beyond the mark
+  uint64_t marked_ = 0;          // by a mark that is still there
 };
 
 Result<HeaderRead> Recovery::read_header_of(File& file) {
@@ -85,7 +99,7 @@ Result<HeaderRead> Recovery::read_header_of(File& file) {
     bytes.resize(n);
     HeaderRead read = read_header(bytes);
     if (read.state != HeaderRead::State::kMore || n < wanted || read.size <= wanted) return read;
-    wanted = read.size;
+    wanted = (read.size + kFirstRead - 1) / kFirstRead * kFirstRead;
   }
 }
 
@@ -100,16 +114,19 @@ void Recovery::quarantine_file(const std::string& name) {
 
 // Bytes that are no group: a write that a crash cut short, or damage.
 void Recovery::quarantine_bytes(const Found& found, uint64_t offset, uint64_t size) {
-  const size_t block = found.view.block_bytes;
-  std::string bytes((static_cast<size_t>(size) + block - 1) / block * block, '\0');
+  const uint64_t begin = offset / kFirstRead * kFirstRead;  // blocks may be greater here
+  const uint64_t end = (offset + size + kFirstRead - 1) / kFirstRead * kFirstRead;
+  std::string bytes(static_cast<size_t>(end - begin), '\0');
   size_t n = 0;
-  if (found.view.file->read(offset, bytes, n) != 0) return;
+  if (found.view.file->read(begin, bytes, n) != 0) return;
   bytes.resize(n);
+  bytes.erase(0, static_cast<size_t>(offset - begin));
+  bytes.resize(std::min<size_t>(bytes.size(), size));
   if (std::all_of(bytes.begin(), bytes.end(), [](char c) { return c == 0; })) return;
   const std::string name = fmt::format("quarantine-{:016x}-{}", found.view.number, offset);
   const int error = replace_file(directory_, name, bytes);
   result_.notes.push_back(
-      fmt::format("{} bytes at {} of {} are no whole group; kept as {}{}", n, offset,
+      fmt::format("{} bytes at {} of {} are no whole group; kept as {}{}", bytes.size(), offset,
                   segment_name(found.view.number), name,
                   error == 0 ? "" : fmt::format(" (not: {})", std::strerror(error))));
 }
@@ -130,20 +147,39 @@ std::optional<Error> Recovery::look_at(uint64_t number, std::vector<std::string>
             "`ledger ship --all` first, or go back to it",
             name)};
   }
-  if (read->state == State::kUnused) {
+  if (read->state != State::kOk || read->header.number != number)
+    return set_aside(number, std::move(file), unused);
+  Found found;
+  found.header = std::move(read->header);
+  found.view = {.number = number,
+                .first_sequence = found.header.first_sequence,
+                .last_sequence = UINT64_MAX,
+                .header_bytes = read->size,
+                .block_bytes = found.header.block_bytes,
+                .file = std::move(file)};
+  found_.emplace(number, std::move(found));
+  return std::nullopt;
+}
+
+// Without a header it is a spare if it is all zeros; anything else is kept.
+std::optional<Error> Recovery::set_aside(uint64_t number, std::shared_ptr<File> file,
+                                         std::vector<std::string>& unused) {
+  const std::string name = segment_name(number);
+  GroupCursor cursor(std::move(file), kBlockBytesMin, 0);
+  bool is_blank = true;
+  size_t groups = 0;
+  for (;;) {
+    const GroupRead::State state = cursor.next();
+    if (cursor.error() != 0) return disk_error(name, cursor.error());
+    if (state == GroupRead::State::kEnd) break;
+    is_blank = false;
+    if (state == GroupRead::State::kOk) ++groups;
+  }
+  if (is_blank) {
     unused.push_back(name);
-  } else if (read->state != State::kOk || read->header.number != number) {
-    quarantine_file(name);
   } else {
-    Found found;
-    found.header = std::move(read->header);
-    found.view = {.number = number,
-                  .first_sequence = found.header.first_sequence,
-                  .last_sequence = UINT64_MAX,
-                  .header_bytes = read->size,
-                  .block_bytes = found.header.block_bytes,
-                  .file = std::move(file)};
-    found_.emplace(number, std::move(found));
+    quarantine_file(name);
+    headless_.emplace(number, groups);
   }
   return std::nullopt;
 }
@@ -193,6 +229,8 @@ std::optional<Error> Recovery::drop_torn() {
     const Found& newest = found_.rbegin()->second;
     GroupCursor cursor(newest.view.file, newest.view.block_bytes, newest.view.header_bytes);
     if (cursor.next() == GroupRead::State::kOk) return std::nullopt;
+    // Groups behind it: it was whole, and is damaged.
+    if (cursor.error() == 0 && cursor.next() == GroupRead::State::kOk) return std::nullopt;
     if (cursor.error() != 0) return disk_error(segment_name(newest.view.number), cursor.error());
     quarantine_file(segment_name(newest.view.number));
     found_.erase(std::prev(found_.end()));
@@ -221,24 +259,61 @@ std::optional<Error> Recovery::set_cutoffs() {
   return std::nullopt;
 }
 
+// A first write that was torn leaves no header either, but then nothing in it counts.
+void Recovery::tell_of_damaged_headers() {
+  std::map<uint64_t, uint64_t> counts;
+  uint64_t newest = 0;
+  if (!found_.empty()) {
+    newest = found_.rbegin()->first;
+    for (const Cutoff& cutoff : found_.rbegin()->second.header.cutoffs)
+      counts[cutoff.number] = cutoff.last_sequence;
+  }
+  for (const auto& [number, groups] : headless_) {
+    const bool has_lost = number < newest ? counts[number] > 0 : groups > 1;
+    if (!has_lost) continue;
+    has_lost_segment_ = true;
+    result_.alarms.push_back(
+        fmt::format("{0} held records that were durable, and its header is damaged; bills among "
+                    "them must be found by hand, in quarantine-{0}",
+                    segment_name(number)));
+  }
+}
+
+// A segment goes after a mark in a later one, and that one stays until there is another mark.
+void Recovery::tell_of_missing_segments() {
+  if (found_.empty() || has_lost_segment_) return;
+  const SegmentHeader& oldest = found_.begin()->second.header;
+  if (oldest.first_sequence - 1 <= marked_) return;
+  result_.alarms.push_back(fmt::format("records {} to {} are missing: segments before {} are gone",
+                                       marked_ + 1, oldest.first_sequence - 1,
+                                       segment_name(oldest.number)));
+}
+
 void Recovery::apply(const Record& record, uint64_t sequence) {
   LedgerState& state = result_.start.state;
   if (std::holds_alternative<EventRecord>(record)) events_.push_back(sequence);
   const std::string problem = state.apply(record, sequence);
   if (!problem.empty()) result_.alarms.push_back(fmt::format("record {}: {}", sequence, problem));
+  note_mark(record);
   while (!events_.empty() && events_.front() <= state.mark()) events_.pop_front();
+}
+
+// Everything up to `sequence` was durable. What of it is not here is lost, and its sequences are
+// not used again.
+void Recovery::expect_until(uint64_t sequence) {
+  LedgerState& state = result_.start.state;
+  if (sequence <= state.last_sequence()) return;
+  lost_until_ = sequence;
+  result_.alarms.push_back(
+      fmt::format("records {} to {} are damaged or missing; streams that were open then are "
+                  "unresolved, and bills among them must be found by hand",
+                  state.last_sequence() + 1, lost_until_));
+  state.skip_to(lost_until_);
 }
 
 void Recovery::apply_held() {
   LedgerState& state = result_.start.state;
-  if (held_->first_sequence > state.last_sequence() + 1) {
-    lost_until_ = held_->first_sequence - 1;
-    result_.alarms.push_back(
-        fmt::format("records {} to {} are damaged or missing; streams that were open then are "
-                    "unresolved, and bills among them must be found by hand",
-                    state.last_sequence() + 1, lost_until_));
-    state.skip_to(lost_until_);
-  }
+  expect_until(held_->first_sequence - 1);
   for (size_t i = 0; i < held_->records.size(); ++i) {
     const uint64_t sequence = held_->first_sequence + i;
     if (sequence > state.last_sequence()) apply(held_->records[i], sequence);
@@ -256,6 +331,7 @@ void Recovery::resolve_held(uint64_t durable_before) {
 void Recovery::take_group(const Found& found, const GroupCursor& cursor) {
   const GroupRead& group = cursor.group();
   resolve_held(group.durable_before);
+  expect_until(group.durable_before);
   Held next{.first_sequence = group.first_sequence, .end_bytes = cursor.offset() + cursor.size()};
   for (const FramedRecord& framed : group.records) {
     if (framed.sequence > found.view.last_sequence) break;
@@ -274,6 +350,7 @@ void Recovery::take_group(const Found& found, const GroupCursor& cursor) {
 // torn.
 void Recovery::enter(Found& found) {
   resolve_held(found.header.first_sequence - 1);
+  if (!result_.start.state.segments().empty()) expect_until(found.header.first_sequence - 1);
   result_.start.state.add_segment(found.view.number, found.header.first_sequence);
   found.view.end_bytes = found.view.header_bytes;
   entered_ = &found;
@@ -298,40 +375,34 @@ std::optional<Error> Recovery::replay(Found& found, bool is_last) {
           fmt::format("{} cannot be read at {}", segment_name(found.view.number), cursor.offset()),
           cursor.error());
     }
-    const bool is_cut_off =
-        !is_last && result_.start.state.last_sequence() >= found.view.last_sequence;
+    const uint64_t last = held_ ? held_->last_sequence() : result_.start.state.last_sequence();
+    const bool is_cut_off = !is_last && last >= found.view.last_sequence;
     if (!is_cut_off) quarantine_bytes(found, cursor.offset(), cursor.size());
   }
 }
 
-std::optional<Error> Recovery::check_database() {
-  const SegmentHeader& last = found_.rbegin()->second.header;
-  const LedgerState& state = result_.start.state;
-  const bool is_empty = events_.empty() && result_.first.empty() && state.unresolved().empty() &&
-                        state.dead().empty();
-  if (last.database == options_.database || is_empty || options_.may_retarget) return std::nullopt;
-  return Error{
-      .status = kStatusConfig,
-      .message = fmt::format(
-          "ledger: {} events wait for the database {}, and db.uri names {}. Start with the "
-          "old db.uri until they are shipped, or say `ledger retarget`.",
-          events_.size(), last.database, options_.database)};
-}
-
-// Never free, and never from a running figure that may not be billed.
-void Recovery::settle_open() {
+// What there is once the tail is written again.
+LedgerState Recovery::apply_tail() {
   LedgerState after = result_.start.state;
   if (!result_.first.empty()) {
     uint64_t sequence = after.last_sequence();
     after.add_segment(highest_number_ + 1, sequence + 1);
-    for (const Record& record : result_.first) {
-      result_.backlog += std::holds_alternative<EventRecord>(record) ? 1 : 0;
+    for (Record& record : result_.first) {
       const std::string problem = after.apply(record, ++sequence);
-      if (!problem.empty())
+      if (!problem.empty()) {
         result_.alarms.push_back(fmt::format("record {}: {}", sequence, problem));
+        record = ClosedRecord{};  // who appends it would end the process
+      }
+      note_mark(record);
+      result_.backlog += std::holds_alternative<EventRecord>(record) ? 1 : 0;
     }
   }
   result_.mark = after.mark();
+  return after;
+}
+
+// Never free, and never from a running figure that may not be billed.
+void Recovery::settle_open(const LedgerState& after) {
   while (!events_.empty() && events_.front() <= result_.mark) events_.pop_front();
   result_.backlog += events_.size();
   std::map<ObjectId, const LedgerState::Open*> open;  // in an order that is always the same
@@ -361,6 +432,20 @@ void Recovery::settle_open() {
   }
 }
 
+// Before anything is written: what waits for one database never goes to another.
+std::optional<Error> Recovery::check_database(const LedgerState& after) {
+  const std::string& last = found_.rbegin()->second.header.database;
+  const bool is_empty = result_.backlog == 0 && result_.unresolved == 0 &&
+                        after.unresolved().empty() && after.dead().empty();
+  if (last == options_.database || is_empty || options_.may_retarget) return std::nullopt;
+  return Error{
+      .status = kStatusConfig,
+      .message = fmt::format(
+          "ledger: {} events wait for the database {}, and db.uri names {}. Start with the "
+          "old db.uri until they are shipped, or say `ledger retarget`.",
+          result_.backlog, last, options_.database)};
+}
+
 void Recovery::finish() {
   LedgerLog::Start& start = result_.start;
   start.next_segment = highest_number_ + 1;
@@ -383,23 +468,20 @@ Result<Recovered> Recovery::run() {
   if (auto error = read_side()) return *error;
   if (auto error = drop_torn()) return *error;
   if (auto error = set_cutoffs()) return *error;
+  tell_of_damaged_headers();
   for (auto& [number, found] : found_) {
     if (auto error = replay(found, number == found_.rbegin()->first)) return *error;
   }
-  if (held_) {
-    const bool is_proven = held_->last_sequence() <= result_.start.state.last_sequence();
-    if (!is_proven) result_.first = std::move(held_->records);
-    const uint64_t next = result_.start.state.last_sequence() + 1;
-    if (!is_proven && held_->first_sequence != next) {
-      result_.alarms.push_back(
-          fmt::format("records {} to {} are missing", next, held_->first_sequence - 1));
-      lost_until_ = held_->first_sequence - 1;
-    }
+  if (held_ && held_->last_sequence() > result_.start.state.last_sequence()) {
+    expect_until(held_->first_sequence - 1);
+    result_.first = std::move(held_->records);
   }
+  const LedgerState after = apply_tail();
+  tell_of_missing_segments();
+  settle_open(after);
   if (!found_.empty()) {
-    if (auto error = check_database()) return *error;
+    if (auto error = check_database(after)) return *error;
   }
-  settle_open();
   finish();
   return std::move(result_);
 }
