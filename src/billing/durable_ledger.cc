@@ -188,6 +188,7 @@ void DurableLedger::State::ship() {
         lock.unlock();
         core.run_read(reading);
         lock.lock();
+        if (is_left) return;
         core.end_read(std::move(reading), monotonic_now(), wall_now_ms());
         wake_writer();
         continue;
@@ -342,17 +343,20 @@ bool DurableLedger::close(Milliseconds flush_timeout) {
   };
   await(state.has_shipper_ended, monotonic_now() + flush_timeout);
   stop(state.is_shipping_stopped, state.shipper_wake);
-  state.ended.wait(lock, [&] { return state.has_shipper_ended || state.is_in_database; });
   const MonotonicTime limit = monotonic_now() + state.settings.commit_timeout;
+  // In the database it may stay; not in a read of the disk.
+  const bool can_part = state.ended.wait_until(
+      lock, limit, [&] { return state.has_shipper_ended || state.is_in_database; });
   stop(state.is_writing_stopped, state.writer_wake);
   await(state.has_writer_ended, limit);
   stop(state.is_keeping_stopped, state.keeper_wake);
   await(state.has_keeper_ended, limit);
 
-  const bool is_clean = state.has_writer_ended && state.has_keeper_ended;
+  const bool is_clean = can_part && state.has_writer_ended && state.has_keeper_ended;
   state.is_left = !is_clean || !state.has_shipper_ended;
   if (!is_clean) state.log.error("ledger: the disk does not answer; leaving what it was to write");
-  if (!state.has_shipper_ended) state.log.warning("the database did not answer in time");
+  if (can_part && !state.has_shipper_ended)
+    state.log.warning("the database did not answer in time");
   if (const uint64_t backlog = state.core.counts().backlog; backlog > 0) {
     state.log.warning(
         "{} events are not in the database yet; the ledger keeps them for the next start", backlog);

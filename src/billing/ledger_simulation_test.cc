@@ -40,22 +40,22 @@ Sums run_seeds(uint64_t count, Options options, bool must_hold) {
 }
 
 TEST(LedgerSimulation, NothingIsLostDoubledOrWrongWhereverItCrashes) {
-  const Sums sums = run_seeds(seeds(600), {}, true);
+  const Sums sums = run_seeds(seeds(150), {}, true);
   EXPECT_GT(sums.crashes, 0u);
   EXPECT_GT(sums.recovered, 0u);
   EXPECT_GT(sums.segments, 0u);
 }
 
 TEST(LedgerSimulation, NorWhereTheDiskFails) {
-  run_seeds(seeds(600), {.has_faults = true}, true);
+  run_seeds(seeds(150), {.has_faults = true}, true);
 }
 
 TEST(LedgerSimulation, NorWhereTheDatabaseRefuses) {
-  run_seeds(seeds(200), {.may_refuse = true}, true);
+  run_seeds(seeds(60), {.may_refuse = true}, true);
 }
 
 TEST(LedgerSimulation, ADiskThatLiesIsSeenToLose) {
-  EXPECT_GT(run_seeds(100, {.is_lying = true}, false).problems, 10u);
+  EXPECT_GT(run_seeds(40, {.is_lying = true}, false).problems, 4u);
 }
 
 }  // namespace
