@@ -2,6 +2,7 @@
 backend."""
 
 import json
+import signal
 import zlib
 
 import pytest
@@ -149,6 +150,22 @@ def test_client_that_takes_nothing_is_gone_and_billed(make_proxy, backend):
     with proxy.connect(receive_buffer=8192) as client:
         reply = client.stream()
         assert proxy.wait_event(reply.id)["completion_n"] == 3
+
+
+def test_client_that_the_proxy_cuts_has_not_left(make_proxy, backend):
+    proxy = make_proxy({"m": backend}, shutdown_timeout=0.3)
+
+    def script(exchange):
+        exchange.open()
+        for _ in range(1000):
+            exchange.write(sse.chunk("z" * 60_000))
+
+    backend.next(script)
+    with proxy.connect(receive_buffer=8192) as client:
+        reply = client.stream()
+        proxy.signal(signal.SIGTERM)
+        proxy.wait()
+        assert "end=shutdown" in proxy.lines("request", reply.id)[-1]
 
 
 # What the backend is asked.

@@ -268,7 +268,9 @@ net::Task<void> Request::send_to_client(std::span<iovec> parts) {
   bytes_to_client += sent.bytes;
   if (!first_byte && sent.bytes > 0) first_byte = monotonic_now();
   if (sent.ok()) co_return;
-  lose_client(sent.status == net::IoStatus::kTimeout ? "client_stalled" : "client_gone");
+  const bool is_shutdown = sent.status == net::IoStatus::kCancelled;
+  const bool is_stalled = sent.status == net::IoStatus::kTimeout;
+  lose_client(is_shutdown ? "shutdown" : is_stalled ? "client_stalled" : "client_gone");
 }
 
 bool Request::keeps_alive() const {
