@@ -426,6 +426,8 @@ void Recovery::settle_open(const LedgerState& after) {
     } else {
       const char* const reason =
           is_lost ? "its outcome may be in damaged records" : "the proxy ended before it did";
+      // Not twice: who appends it would end the process.
+      if (after.unresolved().contains(id)) result_.first.emplace_back(ClosedRecord{id});
       result_.first.emplace_back(UnresolvedRecord{intent, intent.time, reason});
       ++result_.unresolved;
     }

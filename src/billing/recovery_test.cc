@@ -499,6 +499,17 @@ TEST_F(DamageTest, ATailThatBreaksAnInvariantEndsNoStart) {
   }
 }
 
+TEST_F(RecoveryTest, WhatIsOpenAndUnresolvedEndsNoStart) {
+  rig_.commit(unresolved(1));
+  rig_.commit(open(1));
+  rig_.commit(true);
+  rig_.kill();
+  rig_.start();
+  EXPECT_EQ(rig_.commit(), 0);
+  EXPECT_EQ(rig_.log->state().unresolved().size(), 1u);
+  EXPECT_TRUE(rig_.log->state().open().empty());
+}
+
 // A record of a whole group that says nothing that this program knows.
 TEST_F(DamageTest, ARecordThatCannotBeRead) {
   GroupBuilder builder;

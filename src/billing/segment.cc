@@ -82,6 +82,7 @@ std::optional<uint64_t> segment_number(std::string_view name) {
   const char* const end = name.data() + kNumberDigits;
   const auto [stop, error] = std::from_chars(name.data(), end, number, 16);
   if (error != std::errc() || stop != end || segment_name(number) != name) return std::nullopt;
+  if (number > kSegmentNumberMax) return std::nullopt;  // there must be one after it
   return number;
 }
 

@@ -37,6 +37,7 @@ namespace llmproxy {
 constexpr uint32_t kSegmentVersion = 1;
 constexpr size_t kGroupBytesMax = size_t{1} << 20;  // with its padding
 constexpr size_t kHeaderBytesMax = size_t{1} << 20;
+constexpr uint64_t kSegmentNumberMax = uint64_t{1} << 62;
 
 using Nonce = std::array<uint8_t, 16>;
 

@@ -48,7 +48,7 @@ size_t group_length(std::string_view bytes) {
 }
 
 TEST(Segment, NamesAreNumbersOfSixteenDigits) {
-  for (const uint64_t number : {uint64_t{0}, uint64_t{1}, uint64_t{0xabcdef}, ~uint64_t{0}}) {
+  for (const uint64_t number : {uint64_t{0}, uint64_t{1}, uint64_t{0xabcdef}, kSegmentNumberMax}) {
     EXPECT_EQ(segment_number(segment_name(number)), number);
   }
   EXPECT_EQ(segment_name(0xab), "00000000000000ab.segment");
@@ -57,7 +57,8 @@ TEST(Segment, NamesAreNumbersOfSixteenDigits) {
         "000000000000000ab.segment", "0000000000000-ab.segment", "+0000000000000ab.segment",
         "0x000000000000ab.segment", "00000000000000ag.segment", "00000000000000ab.segmen",
         "00000000000000ab.segment ", "quarantine-00000000000000ab.segment",
-        "00000000000000ab-segment", " 0000000000000ab.segment"}) {
+        "ffffffffffffffff.segment", "4000000000000001.segment", "00000000000000ab-segment",
+        " 0000000000000ab.segment"}) {
     EXPECT_EQ(segment_number(name), std::nullopt) << name;
   }
 }
