@@ -620,6 +620,18 @@ def test_early_refusal_is_read_by_a_client_that_still_sends(proxy):
         assert client.read().status == 401
 
 
+def test_stop_does_not_reset_a_reply_under_a_client_that_still_sends(proxy):
+    with proxy.connect() as client:
+        assert client.post().status == 200
+        client.start("POST", CHAT, [*chat_headers(), ("Content-Length", str(1 << 30))])
+        client.send(b" " * 1000)
+        assert client.read().status == 413
+        proxy.signal(signal.SIGTERM)
+        proxy.wait_lines("stopping")
+        stays(lambda: client.send(b" ") is None, "no reset", 0.5)
+    assert proxy.wait() == 0
+
+
 def test_connection_survives_every_refusal_that_http_allows(stand):
     proxy, _ = stand
     with proxy.connect() as client:

@@ -76,9 +76,10 @@ net::Task<Result<bool>> read_head(Session& session, const Limits& limits, http::
 }
 
 // Tells the client that no more is coming and reads on for a while: closing at once would reset the
-// connection under the reply (RFC 9112, section 9.6).
+// connection under the reply (RFC 9112, section 9.6). A proxy that stops waits for it.
 net::Task<void> linger(Session& session) {
   if (session.client.is_reset()) co_return;
+  session.is_idle = false;
   session.client.shutdown_write();
   const MonotonicTime deadline = session.server.loop().now() + Session::kLingerMax;
   session.input.reset();
