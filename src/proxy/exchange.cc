@@ -160,7 +160,7 @@ net::Task<HeadEnd> read_head(Request& request, Exchange& exchange, std::optional
     if (read.ok()) continue;
     error = describe(read.status, socket);
     const bool is_end = read.status == IoStatus::kEnd || read.status == IoStatus::kReset;
-    co_return is_end&& input.empty() ? HeadEnd::kNoByte : HeadEnd::kFailed;
+    co_return (is_end && input.empty()) ? HeadEnd::kNoByte : HeadEnd::kFailed;
   }
 }
 
@@ -192,7 +192,7 @@ net::Task<HeadEnd> call(Request& request, Exchange& exchange, bool is_resend,
     if (end == HeadEnd::kInterim) continue;
     exchange.keeps_alive = exchange.keeps_alive && sent.ok();
     const bool is_late = interim > 0 || loop.now() - written > kResendWithin;
-    co_return end == HeadEnd::kNoByte&& is_late ? HeadEnd::kFailed : end;
+    co_return (end == HeadEnd::kNoByte && is_late) ? HeadEnd::kFailed : end;
   }
   error = invalid_reply("too many interim replies");
   co_return HeadEnd::kFailed;

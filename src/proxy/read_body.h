@@ -28,7 +28,7 @@ net::Task<bool> read_body(Server& server, std::string_view body, MemoryBudget::U
     if (has_room) read();
   };
   const bool is_run = co_await server.parts().worker.run(server.loop(), std::move(job));
-  co_return is_run&& has_room;
+  co_return (is_run && has_room);
 }
 
 }  // namespace llmproxy
