@@ -551,6 +551,23 @@ def test_access_line_has_everything(proxy, backend):
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO ", line)
 
 
+@pytest.mark.parametrize(
+    "model,shown",
+    [
+        ("nobody/llama-3.1:8b", "nobody/llama-3.1:8b"),
+        ("My password is hunter2", "-"),
+        ("x" * 64, "x" * 64),
+        ("x" * 65, "-"),
+        ("", "-"),
+    ],
+)
+def test_access_line_tells_what_unknown_model_was_asked_for(proxy, model, shown):
+    reply = proxy.post(model=model)
+    (line,) = proxy.wait_lines(reply.id)
+    assert f" model={shown} " in line, line
+    assert f"status={reply.status}" in line
+
+
 def test_log_of_a_client_cannot_be_forged(proxy):
     proxy.post(model="x\n2026-01-01T00:00:00.000Z ERROR forged \x1b[31m")
     proxy.request("GET", "/%0aforged", [("User-Agent", "forged\x1b[31m")])

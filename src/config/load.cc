@@ -163,10 +163,12 @@ void read_backends(Section& top, Config& config, const ValueChecks& checks, Prob
 }
 
 void check_memory(Section& limits, const Limits& values) {
-  const size_t least = std::max(values.body_bytes_max, values.reply_bytes_max);
+  // Bodies get half of it (proxy/memory_budget.h).
+  const size_t least = std::max(2 * values.body_bytes_max, values.reply_bytes_max);
   if (values.memory_bytes_max >= least) return;
   limits.report("memory_bytes_max",
-                fmt::format("expected at least body_bytes_max and reply_bytes_max, {}, found {}",
+                fmt::format("expected at least reply_bytes_max and twice body_bytes_max, {}, found "
+                            "{}",
                             least, values.memory_bytes_max));
 }
 

@@ -173,8 +173,9 @@ TEST(ParseConfig, BothBoundsOfEveryNumberAreAllowedAndNothingBeyond) {
       text.precision(15);
       if (!setting.table.empty()) text << "[" << setting.table << "]\n";
       text << setting.key << " = " << value << "\n";
-      // Lowest memory needs lower bodies to go with it.
+      // The lowest memory goes with lower bodies, the highest bodies with more memory.
       if (setting.key == "memory_bytes_max") text << "body_bytes_max=1024\nreply_bytes_max=1024\n";
+      if (setting.key == "body_bytes_max") text << "memory_bytes_max=2147483648\n";
       text << kBackend;
       return text.str();
     };
@@ -258,14 +259,26 @@ TEST(ParseConfig, BadSettings) {
       {"[[limits]]",
        "c.toml:1:1: error: limits: expected a table, written [limits], found an array\n"},
       {"[limits]\nmemory_bytes_max = 10000000",
-       "c.toml:2:20: error: limits.memory_bytes_max: expected at least body_bytes_max and "
-       "reply_bytes_max, 67108864, found 10000000\n"},
+       "c.toml:2:20: error: limits.memory_bytes_max: expected at least reply_bytes_max and "
+       "twice body_bytes_max, 67108864, found 10000000\n"},
   };
   for (const Bad& c : cases) {
     const LoadedConfig loaded = parse(c.text + std::string(kBackend));
     EXPECT_EQ(problems_of(loaded), c.problems) << c.text;
     EXPECT_EQ(loaded.config, nullptr);
   }
+}
+
+TEST(ParseConfig, BodiesFitInTheirHalfOfTheMemory) {
+  const auto problems = [](const char* memory) {
+    return problems_of(parse(std::string("[limits]\nbody_bytes_max = 3000000\nreply_bytes_max = "
+                                         "5000000\nmemory_bytes_max = ") +
+                             memory + "\n" + std::string(kBackend)));
+  };
+  EXPECT_EQ(problems("6000000"), "");
+  EXPECT_EQ(problems("5999999"),
+            "c.toml:4:20: error: limits.memory_bytes_max: expected at least reply_bytes_max and "
+            "twice body_bytes_max, 6000000, found 5999999\n");
 }
 
 TEST(ParseConfig, UnknownKeys) {

@@ -186,6 +186,12 @@ Result<std::unique_ptr<Client>> MongoDatabase::borrow() {
   return std::make_unique<Client>(pool, client);
 }
 
+// Whom no bill can name.
+bool is_nobody(const bson_iter_t& user) {
+  return BSON_ITER_HOLDS_NULL(&user) ||
+         (BSON_ITER_HOLDS_UTF8(&user) && *bson_iter_utf8(&user, nullptr) == '\0');
+}
+
 KeyLookup judge(const bson_t& document) {
   using State = KeyLookup::State;
   bson_iter_t id, user, expiry;
@@ -194,7 +200,7 @@ KeyLookup judge(const bson_t& document) {
   }
   KeyLookup found{.state = State::kFound};
   found.key.id = python_text(id);
-  if (!bson_iter_init_find(&user, &document, "user_id") || BSON_ITER_HOLDS_NULL(&user)) {
+  if (!bson_iter_init_find(&user, &document, "user_id") || is_nobody(user)) {
     return {.state = State::kUnusable, .detail = fmt::format("key {}: no user_id", found.key.id)};
   }
   found.key.user_id = typed_value(user);

@@ -101,7 +101,7 @@ TEST_F(MongoTest, ReadsExpiryAsTheOriginalsQueryDoes) {
 }
 
 TEST_F(MongoTest, AKeyWithoutUserIsUnusableAndNamed) {
-  for (const char* field : {"", R"(, "user_id": null)"}) {
+  for (const char* field : {"", R"(, "user_id": null)", R"(, "user_id": "")"}) {
     const std::string id = fresh_id();
     put_key(R"("_id": {"$oid": ")" + id + "\"}" + field);
     const KeyLookup found = find();

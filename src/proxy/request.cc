@@ -211,6 +211,19 @@ std::string word(std::string_view value) {
   return is_plain ? std::string(value) : quote_json(value);
 }
 
+// Also a model that nobody serves, so that an operator sees what was asked for; but only where it
+// looks like a model's name: whatever else a client puts there stays out of the log.
+std::string model_word(const Request& request) {
+  constexpr size_t kNameMax = 64;
+  constexpr std::string_view kNameCharacters =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-:/@+";
+  if (request.backend != nullptr) return word(request.backend->name);
+  const std::string& name = request.call.model;
+  const bool is_name = !name.empty() && name.size() <= kNameMax &&
+                       name.find_first_not_of(kNameCharacters) == std::string::npos;
+  return is_name ? name : "-";
+}
+
 // 9 Metrics and one access line.
 void account(const Request& request) {
   Log& log = request.server.parts().log;
@@ -227,8 +240,7 @@ void account(const Request& request) {
                  request.id_hex, request.endpoint != nullptr ? request.endpoint->path : "-",
                  request.key != nullptr ? word(request.key->id) : "-",
                  request.key != nullptr ? word(request.key->user_id.text) : "-",
-                 request.backend != nullptr ? word(request.backend->name) : "-", request.status,
-                 request.bytes_to_client);
+                 model_word(request), request.status, request.bytes_to_client);
   fmt::format_to(out, " backend={}", request.backend != nullptr ? request.backend->authority : "-");
   fmt::format_to(out, " first_byte_ms={:.1f} duration_ms={:.1f}",
                  ms_until(request.first_byte.value_or(monotonic_now())), ms_until(monotonic_now()));
