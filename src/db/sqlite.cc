@@ -315,14 +315,28 @@ int compare_stored(sqlite3* handle, const Event& event, const std::string& date)
   return stored.step();
 }
 
-// Inside a transaction. SQLITE_DONE, or why the batch as a whole must come again.
+// A constraint or trigger that an operator has added does not take this event: that is final, and
+// must not hold up the others. A trigger may have taken the whole transaction back; what was in it
+// comes again.
+bool refuse(sqlite3* handle, size_t place, size_t size, BatchResult& result) {
+  result.detail = sqlite3_errmsg(handle);
+  const bool has_transaction = sqlite3_get_autocommit(handle) == 0;
+  if (!has_transaction) result.deliveries.assign(size, Delivery::kRetry);
+  result.deliveries.resize(std::max(result.deliveries.size(), place + 1));
+  result.deliveries[place] = Delivery::kRefused;
+  return has_transaction;
+}
+
+// Inside a transaction, which is then to be committed. SQLITE_DONE; SQLITE_CONSTRAINT: it was taken
+// back, and `result` stands; or why the batch as a whole must come again.
 int insert_events(sqlite3* handle, std::span<const Event> events, BatchResult& result) {
   SqliteStatement insert(
       handle,
       "INSERT INTO events_completion(id, date_created, user_id, api_key_id, model,"
       " prompt_n, completion_n) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)"
       " ON CONFLICT(id) DO NOTHING");
-  for (const Event& event : events) {
+  for (size_t i = 0; i < events.size(); ++i) {
+    const Event& event = events[i];
     const std::string id = event.id.hex(), date = format_utc(event.date_created);
     insert.bind(1, id);
     insert.bind(2, date);
@@ -333,6 +347,11 @@ int insert_events(sqlite3* handle, std::span<const Event> events, BatchResult& r
     insert.bind(7, event.completion_n);
     int code = insert.step();
     const bool is_new = code == SQLITE_DONE && sqlite3_changes(handle) == 1;
+    if ((code & 0xff) == SQLITE_CONSTRAINT) {
+      if (!refuse(handle, i, events.size(), result)) return SQLITE_CONSTRAINT;
+      insert.reset();
+      continue;
+    }
     insert.reset();
     if (code == SQLITE_DONE && !is_new) code = compare_stored(handle, event, date);
     if (code != SQLITE_DONE && code != SQLITE_ROW) return code;
@@ -351,7 +370,7 @@ BatchResult SqliteDatabase::write_events(std::span<const Event> events) {
     if (step == SQLITE_DONE) step = insert_events(handle, events, result);
     return step == SQLITE_DONE ? execute(handle, "COMMIT") : step;
   });
-  if (code == SQLITE_DONE) return result;
+  if (code == SQLITE_DONE || code == SQLITE_CONSTRAINT) return result;
   return {std::vector<Delivery>(events.size(), Delivery::kRetry), unavailable(writer_).message};
 }
 

@@ -285,6 +285,41 @@ TEST_F(SqliteTest, AnUnreadableStoreRetriesTheWholeBatch) {
   EXPECT_NE(result.detail.find("events_completion"), std::string::npos) << result.detail;
 }
 
+TEST_F(SqliteTest, WhatAnOperatorsTriggerOrConstraintRefusesHoldsUpNoOther) {
+  const auto database = open();
+  ObjectIdMint mint;
+  const auto events = [&] {
+    std::vector<Event> three(3);
+    for (Event& event : three) event.id = mint.mint(0);
+    three[1].model = "refused";
+    return three;
+  };
+  using enum Delivery;
+  const auto trigger = [&](const char* how) {
+    run("DROP TRIGGER IF EXISTS judge");
+    run(std::string("CREATE TRIGGER judge BEFORE INSERT ON events_completion WHEN NEW.model = "
+                    "'refused' BEGIN SELECT RAISE(") +
+        how + ", 'no such model'); END");
+  };
+  for (const char* how : {"ABORT", "FAIL"}) {
+    trigger(how);
+    const BatchResult result = database->write_events(events());
+    EXPECT_EQ(result.deliveries, (std::vector{kDelivered, kRefused, kDelivered})) << how;
+    EXPECT_NE(result.detail.find("no such model"), std::string::npos) << result.detail;
+  }
+  EXPECT_EQ(ask("SELECT count(*) FROM events_completion"), "4");
+
+  trigger("ROLLBACK");  // takes the others of its batch with it
+  EXPECT_EQ(database->write_events(events()).deliveries, (std::vector{kRetry, kRefused, kRetry}));
+  EXPECT_EQ(ask("SELECT count(*) FROM events_completion"), "4");
+
+  run("DROP TRIGGER judge");
+  run("CREATE UNIQUE INDEX one ON events_completion(model) WHERE model = 'refused'");
+  EXPECT_EQ(database->write_events(events()).deliveries, std::vector(3, kDelivered));
+  EXPECT_EQ(database->write_events(events()).deliveries,
+            (std::vector{kDelivered, kRefused, kDelivered}));
+}
+
 // The working directory of the tests is the top of the source tree.
 TEST_F(SqliteTest, SampleKeysFitTheSchema) {
   std::ifstream sample("sample.sql");
