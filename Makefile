@@ -3,7 +3,7 @@
 MAKEFLAGS += --no-print-directory
 SECONDS ?= 60
 
-.PHONY: build run test test-full bench fuzz format clean
+.PHONY: build run test test-full bench fuzz planted format clean
 
 build: ## the release: build/release/llm-billing-proxy
 	@tools/install-packages build
@@ -34,6 +34,10 @@ fuzz: ## each fuzz target for SECONDS seconds (make fuzz SECONDS=600)
 format: ## clang-format over all C++ files
 	@tools/install-packages test
 	@find src fuzz bench -name '*.cc' -o -name '*.h' | xargs clang-format-14 -i
+
+planted: ## one wrong version after another, and the test that sees it
+	@tools/install-packages build test
+	@tools/planted
 
 clean: ## removes build/, with everything downloaded into it
 	@rm -rf build

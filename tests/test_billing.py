@@ -774,6 +774,16 @@ def test_event_has_exactly_the_contract(billing_proxy, backend, database):
     }
 
 
+def test_id_of_the_client_is_no_event_s(billing_proxy, backend):
+    """Two requests under one id of the client's choice are two bills."""
+    for prompt_n in (3, 4):
+        backend.next(plain(sse.usage(prompt_n, 1)))
+        reply = billing_proxy.post(headers=[("X-Request-Id", "66fd1d1de3a0c3eaae1b0cff")])
+        assert reply.id != "66fd1d1de3a0c3eaae1b0cff"
+    events = billing_proxy.wait_events(2)
+    assert sorted(event["prompt_n"] for event in events) == [3, 4]
+
+
 def test_event_is_dated_by_the_end_of_its_request(proxy, backend):
     gate = backend.gate()
 
