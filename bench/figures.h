@@ -16,6 +16,7 @@ class Samples {
   double median() const { return percentile(50); }
   double min() const { return percentile(0); }
   double max() const { return percentile(100); }
+  const std::vector<double>& all() const { return values_; }  // in the order they came
 
  private:
   std::vector<double> values_;

@@ -71,8 +71,10 @@ void pin_to_core(int core) {
   if (sched_setaffinity(0, sizeof cores, &cores) != 0) fail_errno("sched_setaffinity");
 }
 
-Process::Process(const std::vector<std::string>& command, const Files& files, int core) {
+Process::Process(const std::vector<std::string>& command, const Files& files, int core,
+                 const std::vector<std::string>& more_variables) {
   std::vector<std::string> words = command, variables = environment();
+  variables.insert(variables.end(), more_variables.begin(), more_variables.end());
   const std::vector<char*> argv = pointers_to(words), envp = pointers_to(variables);
   cpu_set_t cores;
   CPU_ZERO(&cores);

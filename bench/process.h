@@ -35,7 +35,8 @@ class Process {
     std::string output = "/dev/null";
     std::string errors = "/dev/null";
   };
-  Process(const std::vector<std::string>& command, const Files& files, int core = kAnyCore);
+  Process(const std::vector<std::string>& command, const Files& files, int core = kAnyCore,
+          const std::vector<std::string>& more_variables = {});
   ~Process();
   Process(const Process&) = delete;
   Process& operator=(const Process&) = delete;

@@ -57,8 +57,13 @@ Proxy::Proxy(const Options& options) {
   token_ =
       output_of({options.binary, "-c", config, "keys", "create", "--user", "bench"}, directory_);
   if (token_.empty()) throw Failure("`keys create` failed; is this the program? " + options.binary);
+  std::vector<std::string> variables;
+  if (!options.nosync_library.empty()) {
+    variables = {"LD_PRELOAD=" + options.nosync_library,
+                 "NOSYNC_DIRECTORY=" + directory_.path() + "/ledger"};
+  }
   process_ = std::make_unique<Process>(std::vector<std::string>{options.binary, "-c", config},
-                                       Process::Files{.errors = log()}, options.core);
+                                       Process::Files{.errors = log()}, options.core, variables);
   await_port();
 }
 

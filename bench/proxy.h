@@ -21,6 +21,7 @@ class Proxy {
     uint16_t backend_port = 0;
     unsigned threads = 0;  // 0: as many as cores
     int core = kAnyCore;
+    std::string nosync_library{};  // preloaded: the ledger's writes are not durable then
   };
   explicit Proxy(const Options& options);
 
