@@ -10,9 +10,10 @@ namespace llmproxy {
 constexpr size_t kLargeBlock = size_t{1} << 20;
 
 // Blocks of this size are mapped one by one from now on, so that freeing them gives them back to
-// the system: glibc otherwise keeps up to 64 MiB a thread as soon as it has seen one freed.
+// the system: glibc otherwise keeps up to 64 MiB a thread as soon as it has seen one freed. Before
+// there are threads.
 inline void map_large_blocks() {
-  mallopt(M_MMAP_THRESHOLD, kLargeBlock);
+  mallopt(M_MMAP_THRESHOLD, kLargeBlock);  // NOLINT(concurrency-mt-unsafe): called once, first
 }
 
 }  // namespace llmproxy

@@ -37,15 +37,15 @@ class [[nodiscard]] Result {
   bool ok() const { return state_.index() == 0; }
   explicit operator bool() const { return ok(); }
 
-  T& value() { return check_value(), *std::get_if<0>(&state_); }
-  const T& value() const { return check_value(), *std::get_if<0>(&state_); }
+  T& value() { return check_value(), std::get<0>(state_); }
+  const T& value() const { return check_value(), std::get<0>(state_); }
   T& operator*() { return value(); }
   const T& operator*() const { return value(); }
   T* operator->() { return &value(); }
   const T* operator->() const { return &value(); }
 
-  Error& error() { return check_error(), *std::get_if<1>(&state_); }
-  const Error& error() const { return check_error(), *std::get_if<1>(&state_); }
+  Error& error() { return check_error(), std::get<1>(state_); }
+  const Error& error() const { return check_error(), std::get<1>(state_); }
 
  private:
   void check_value() const { LLMPROXY_CHECK(ok()); }

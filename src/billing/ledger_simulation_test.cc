@@ -12,7 +12,7 @@ using Options = LedgerSimulation::Options;
 
 // SIMULATION_SEEDS=100000 runs more.
 uint64_t seeds(uint64_t ordinary) {
-  const char* const wanted = std::getenv("SIMULATION_SEEDS");
+  const char* const wanted = std::getenv("SIMULATION_SEEDS");  // NOLINT(concurrency-mt-unsafe)
   return wanted != nullptr ? std::strtoull(wanted, nullptr, 10) : ordinary;
 }
 

@@ -23,7 +23,8 @@ std::string check_ca_file(const std::string& path) {
 }  // namespace
 
 LoadedConfig load_whole_config(const std::string& path) {
-  const char* const db_uri = std::getenv("LLMPROXY_DB_URI");
+  const char* const db_uri =
+      std::getenv("LLMPROXY_DB_URI");  // NOLINT(concurrency-mt-unsafe): nobody sets it
   return load_config(path, db_uri == nullptr ? "" : db_uri, {check_database_uri, check_ca_file});
 }
 

@@ -13,7 +13,8 @@ constexpr const char* kHowToStartMongo =
     "TEST_MONGODB_URI=mongodb://127.0.0.1:27017; or leave these out with --gtest_filter=-Mongo*";
 
 inline std::string test_mongodb_uri() {
-  const char* uri = std::getenv("TEST_MONGODB_URI");
+  const char* uri =
+      std::getenv("TEST_MONGODB_URI");  // NOLINT(concurrency-mt-unsafe): nobody sets it
   return uri == nullptr ? "" : uri;
 }
 
