@@ -71,6 +71,7 @@ class Recovery {
       marked_ = std::max(marked_, mark->sequence);
   }
   LedgerState apply_tail();
+  void count_backlog();
   void settle_open(const LedgerState& after);
   std::optional<Error> check_database(const LedgerState& after);
   void finish();
@@ -104,6 +105,7 @@ Result<HeaderRead> Recovery::read_header_of(File& file) {
 }
 
 void Recovery::quarantine_file(const std::string& name) {
+  if (options_.is_survey) return result_.notes.push_back(fmt::format("{} is no segment", name));
   const std::string to = "quarantine-" + name;
   const int error = directory_.rename(name, to);
   if (error == 0) directory_.sync();
@@ -123,12 +125,15 @@ void Recovery::quarantine_bytes(const Found& found, uint64_t offset, uint64_t si
   bytes.erase(0, static_cast<size_t>(offset - begin));
   bytes.resize(std::min<size_t>(bytes.size(), size));
   if (std::all_of(bytes.begin(), bytes.end(), [](char c) { return c == 0; })) return;
-  const std::string name = fmt::format("quarantine-{:016x}-{}", found.view.number, offset);
-  const int error = replace_file(directory_, name, bytes);
-  result_.notes.push_back(
-      fmt::format("{} bytes at {} of {} are no whole group; kept as {}{}", bytes.size(), offset,
-                  segment_name(found.view.number), name,
-                  error == 0 ? "" : fmt::format(" (not: {})", std::strerror(error))));
+  std::string note = fmt::format("{} bytes at {} of {} are no whole group", bytes.size(), offset,
+                                 segment_name(found.view.number));
+  if (!options_.is_survey) {
+    const std::string name = fmt::format("quarantine-{:016x}-{}", found.view.number, offset);
+    const int error = replace_file(directory_, name, bytes);
+    note += fmt::format("; kept as {}", name);
+    if (error != 0) note += fmt::format(" (not: {})", std::strerror(error));
+  }
+  result_.notes.push_back(std::move(note));
 }
 
 std::optional<Error> Recovery::look_at(uint64_t number, std::vector<std::string>& unused) {
@@ -197,6 +202,7 @@ std::optional<Error> Recovery::find_segments() {
   for (const uint64_t number : numbers) {
     if (auto error = look_at(number, unused)) return error;
   }
+  if (options_.is_survey) return std::nullopt;
   for (const std::string& name : unused) {
     if (const int error = directory_.remove(name); error != 0 && error != ENOENT)
       return disk_error(name, error);
@@ -252,8 +258,8 @@ std::optional<Error> Recovery::set_cutoffs() {
       continue;
     }
     const std::string name = segment_name(one->first);
-    if (const int error = directory_.remove(name); error != 0 && error != ENOENT)
-      return disk_error(name, error);
+    const int error = options_.is_survey ? 0 : directory_.remove(name);
+    if (error != 0 && error != ENOENT) return disk_error(name, error);
     one = found_.erase(one);
   }
   return std::nullopt;
@@ -401,10 +407,13 @@ LedgerState Recovery::apply_tail() {
   return after;
 }
 
-// Never free, and never from a running figure that may not be billed.
-void Recovery::settle_open(const LedgerState& after) {
+void Recovery::count_backlog() {
   while (!events_.empty() && events_.front() <= result_.mark) events_.pop_front();
   result_.backlog += events_.size();
+}
+
+// Never free, and never from a running figure that may not be billed.
+void Recovery::settle_open(const LedgerState& after) {
   std::map<ObjectId, const LedgerState::Open*> open;  // in an order that is always the same
   for (const auto& [id, one] : after.open()) open.emplace(id, &one);
   for (const auto& [id, one] : open) {
@@ -478,8 +487,15 @@ Result<Recovered> Recovery::run() {
     expect_until(held_->first_sequence - 1);
     result_.first = std::move(held_->records);
   }
-  const LedgerState after = apply_tail();
+  LedgerState after = apply_tail();
   tell_of_missing_segments();
+  count_backlog();
+  if (options_.is_survey) {
+    finish();
+    if (!found_.empty()) result_.start.header.database = found_.rbegin()->second.header.database;
+    result_.start.state = std::move(after);
+    return std::move(result_);
+  }
   settle_open(after);
   if (!found_.empty()) {
     if (auto error = check_database(after)) return *error;

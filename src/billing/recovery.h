@@ -28,6 +28,9 @@ struct Recovered {
 struct RecoveryOptions {
   std::string database;  // of the configured one, such as "mongodb://HOSTS/DATABASE.COLLECTION"
   bool may_retarget = false;  // its events may go there although they were another's
+  // Changes nothing and settles nothing, also beside a running owner: start.state is all that the
+  // records say, those of the tail (`first`) too; start.header.database is whose events they are.
+  bool is_survey = false;
 };
 
 // `directory` is locked by us. Writes nothing but quarantine files, and removes spare segments:
