@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "billing/ledger_survey.h"
 #include "billing/ledger_words.h"
 
 namespace llmproxy {
@@ -266,6 +267,71 @@ void DurableLedger::set_observer(void (*observer)(const Event& event, void* cont
   state_->observer_context = context;
 }
 
+// By hand; ledger_by_hand.cc says what.
+
+namespace {
+
+// Lives until it is told, also when nobody waits any more.
+class HandWaiter final : public Waiter {
+ public:
+  static std::shared_ptr<HandWaiter> make() {
+    auto waiter = std::make_shared<HandWaiter>();
+    waiter->self_ = waiter;
+    return waiter;
+  }
+  void done(bool is_durable) noexcept override {
+    const auto self = std::move(self_);
+    const std::lock_guard lock(mutex_);
+    is_durable_ = is_durable;
+    told_.notify_all();
+  }
+  void forget() { self_.reset(); }  // nobody was given it
+  // Nothing: not told within `limit`.
+  std::optional<bool> wait(Milliseconds limit) {
+    std::unique_lock lock(mutex_);
+    told_.wait_for(lock, limit, [&] { return is_durable_.has_value(); });
+    return is_durable_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable told_;
+  std::optional<bool> is_durable_;
+  std::shared_ptr<HandWaiter> self_;
+};
+
+}  // namespace
+
+Result<LedgerCore::ByHand> DurableLedger::change(const Change& change) {
+  constexpr Milliseconds kGrace{1'000};  // for a group that is being written before it
+  const Error unknown{.status = 503,
+                      .message = "the disk did not take it, or not all of it; say it again"};
+  const std::shared_ptr<HandWaiter> waiter = HandWaiter::make();
+  {
+    const std::lock_guard lock(state_->mutex);
+    const auto answer = state_->is_writing_stopped ? LedgerCore::ByHand::kRefused
+                                                   : change(state_->core, waiter.get());
+    if (answer != LedgerCore::ByHand::kAppended) {
+      waiter->forget();
+      return answer;
+    }
+    state_->wake_writer();
+  }
+  const std::optional<bool> is_durable = waiter->wait(state_->settings.commit_timeout + kGrace);
+  if (!is_durable.value_or(false)) return unknown;
+  return LedgerCore::ByHand::kAppended;
+}
+
+Result<std::optional<Record>> DurableLedger::find_outcome(const ObjectId& id) const {
+  Survey survey;
+  {
+    const std::lock_guard lock(state_->mutex);
+    survey.views = state_->core.files().views();
+    survey.proven = state_->core.files().durable_sequence();
+  }
+  return llmproxy::find_outcome(survey, id);
+}
+
 // Its life.
 
 namespace {
@@ -320,7 +386,11 @@ DurableLedger::DurableLedger(std::shared_ptr<State> state)
     : state_(std::move(state)), threads_(std::make_unique<Threads>()) {
   threads_->writer = std::thread([its = state_] { its->write(); });
   threads_->keeper = std::thread([its = state_] { its->keep(); });
-  threads_->shipper = std::thread([its = state_] { its->ship(); });
+  if (state_->database == nullptr) {
+    state_->has_shipper_ended = true;
+  } else {
+    threads_->shipper = std::thread([its = state_] { its->ship(); });
+  }
 }
 
 DurableLedger::~DurableLedger() {
@@ -363,6 +433,7 @@ bool DurableLedger::close(Milliseconds flush_timeout) {
   }
   const std::unique_ptr<Threads> threads = std::move(threads_);
   const auto part_from = [](std::thread& thread, bool has_ended) {
+    if (!thread.joinable()) return;  // there is no shipper
     has_ended ? thread.join() : thread.detach();
   };
   const bool has_writer_ended = state.has_writer_ended, has_keeper_ended = state.has_keeper_ended;

@@ -7,7 +7,9 @@
 // from the writer's thread, or from within the call.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -18,6 +20,9 @@
 
 namespace llmproxy {
 
+// What a dead event is billed under when a person wants it billed anew.
+ObjectId rebilled_id(const ObjectId& id);
+
 class DurableLedger {
  public:
   using Settings = LedgerSettings;
@@ -25,7 +30,7 @@ class DurableLedger {
   // Recovers what the process before left, then starts the threads. `directory` is locked by us;
   // `log` outlives the ledger. Errors: as recover_ledger(). The database is shared with the
   // shipping thread: close() leaves a thread behind that hangs in the driver, and that thread then
-  // keeps the database alive.
+  // keeps the database alive. Null: nothing is shipped (the command line, on a stopped ledger).
   static Result<std::unique_ptr<DurableLedger>> open(std::unique_ptr<Directory> directory,
                                                      std::shared_ptr<Database> database, Log& log,
                                                      const Settings& settings);
@@ -59,6 +64,21 @@ class DurableLedger {
 
   DurableCounts counts() const;
 
+  // By hand: what a person decides, and the program never does by itself. Each waits until it is
+  // durable, at most commit_timeout and a second. Any thread but the ledger's own. An Error's
+  // status: 404 there is no such one, 409 it has another outcome already, 503 it is not known to be
+  // recorded: say it again, which changes nothing where it was.
+  //
+  // `id` is that of an unresolved request: it is billed by this figure, dated by its intent, or
+  // free. The same again is a success for as long as the files know of it.
+  std::optional<Error> resolve(const ObjectId& id, const std::optional<Figure>& figure);
+  // A dead event is sent again under its id, however old it is.
+  std::optional<Error> requeue(const ObjectId& id);
+  Result<size_t> requeue_all();  // how many
+  // It is sent under another id, which is made from its own: always the same, so that saying it
+  // twice bills once. The new id.
+  Result<ObjectId> rebill(const ObjectId& id);
+
   // Called on the shipping thread for each delivered event, in order (demo shows them). It must not
   // block: close() waits for it.
   void set_observer(void (*observer)(const Event& event, void* context), void* context);
@@ -66,6 +86,9 @@ class DurableLedger {
  private:
   struct State;  // what the threads share with this object, and keep if they are left behind
   explicit DurableLedger(std::shared_ptr<State> state);
+  using Change = std::function<LedgerCore::ByHand(LedgerCore& core, Waiter* waiter)>;
+  Result<LedgerCore::ByHand> change(const Change& change);
+  Result<std::optional<Record>> find_outcome(const ObjectId& id) const;
 
   const std::shared_ptr<State> state_;
   struct Threads;

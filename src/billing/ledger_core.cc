@@ -114,6 +114,11 @@ void LedgerCore::count_outcome(const Record& record, int64_t by) {
 }
 
 bool LedgerCore::settle(Settlement settlement, Waiter& waiter) {
+  if (settlement.was_unresolved && !is_unresolved(settlement.intent.id)) {
+    log_.warning("{}: a figure came late; it was resolved by hand, and its bill stays",
+                 settlement.intent.id.hex());
+    return true;
+  }
   LedgerLog::Append entry{.waiter = &waiter, .gives_up = !settlement.has_intent};
   const bool was_unresolved = settlement.was_unresolved;
   const ObjectId id = settlement.intent.id;
@@ -135,6 +140,7 @@ bool LedgerCore::settle(Settlement settlement, Waiter& waiter) {
   }
   progress_.erase(id);
   if (was_unresolved) {
+    closing_.emplace(id, 0);
     --counts_.unresolved;
     ++counts_.late;
     log_.info("resolved by a figure that came late: {}",
@@ -212,6 +218,7 @@ void LedgerCore::tell_of_writing(int error, bool was_failing) {
 // What a record that is durable, or was given up, means to the counts.
 void LedgerCore::note_told(const LedgerLog::Told& told, MonotonicTime now) {
   const Record& record = told.append.record;
+  if (!closing_.empty()) note_closed(record, told.is_durable);
   if (told.append.waiter != nullptr) {
     --waiting_;
     if (told.append.room > 0) --active_;
@@ -226,7 +233,7 @@ void LedgerCore::note_told(const LedgerLog::Told& told, MonotonicTime now) {
   // Nothing of it was recorded, and nothing of it goes out: it is free.
   const bool is_outcome = std::holds_alternative<EventRecord>(record) ||
                           std::holds_alternative<UnresolvedRecord>(record);
-  if (!is_outcome) return;
+  if (!is_outcome || is_by_hand(record)) return;
   count_outcome(record, -1);
   ++counts_.free;
 }

@@ -29,6 +29,7 @@ struct DurableCounts {
   // In this process life: accepted = billed + free + unresolved + in_flight (I7).
   uint64_t accepted = 0, billed = 0, free = 0, unresolved = 0, in_flight = 0;
   uint64_t late = 0;       // of the billed ones: had been unresolved
+  uint64_t by_hand = 0;    // resolved, sent again or billed anew by a person: no part of the above
   uint64_t delivered = 0;  // to the database
   uint64_t dead = 0;       // events that it refused, or that are too old
   uint64_t backlog = 0;    // events that it does not have yet, of former lives too
@@ -67,6 +68,21 @@ class LedgerCore {
   void progress(const ObjectId& id, const Figure& figure, bool is_final);
   // True: its waiter is to be told at once, by the caller; it is not waited for.
   [[nodiscard]] bool settle(Settlement settlement, Waiter& waiter);
+
+  // By hand (ledger_by_hand.cc). kAppended: `waiter` (may be null) is told when all of it is
+  // durable, or false when the disk fails. Else nothing was appended. The ids are those of
+  // unresolved requests, or of dead events.
+  enum class ByHand : uint8_t {
+    kAppended,
+    kUnknown,   // no such one
+    kUnderWay,  // its outcome is being recorded
+    kRefused,   // the ledger is full or failing
+  };
+  // No figure: nothing is owed.
+  ByHand resolve(const ObjectId& id, const std::optional<Figure>& figure, Waiter* waiter);
+  ByHand requeue(const ObjectId& id, Waiter* waiter);
+  ByHand rebill(const ObjectId& id, const ObjectId& new_id, Waiter* waiter);
+  std::vector<ObjectId> dead_ids() const;
 
   // The writer. next_commit: when begin_commit should be called; nothing: not before something is
   // appended. `is_last`: at the end, all that is pending and then an empty group, the witness.
@@ -108,6 +124,9 @@ class LedgerCore {
   };
 
   void append(LedgerLog::Append append);
+  ByHand append_by_hand(const ObjectId& id, std::vector<Record> records, Waiter* waiter);
+  void note_closed(const Record& record, bool is_durable);
+  bool is_unresolved(const ObjectId& id) const;
   void count_outcome(const Record& record, int64_t by);
   void note_told(const LedgerLog::Told& told, MonotonicTime now);
   void tell_of_writing(int error, bool was_failing);
@@ -128,6 +147,9 @@ class LedgerCore {
   size_t waiting_ = 0;  // of them: somebody waits for a record
   std::map<std::string, size_t, std::less<>> unresolved_of_;       // by backend
   std::unordered_map<ObjectId, Progress, ObjectIdHash> progress_;  // that no record has yet
+  // Unresolved or dead ones that a record that is not durable yet closes, each with the room that
+  // it gives back.
+  std::map<ObjectId, size_t> closing_;
   MonotonicTime progress_due_{}, upkeep_since_{}, begun_last_{};
   bool has_upkeep_ = false;
 

@@ -222,4 +222,11 @@ std::optional<ObjectId> record_id(const Record& record) {
   return std::visit(IdOf{}, record);
 }
 
+bool is_by_hand(const Record& record) {
+  const auto* const event = std::get_if<EventRecord>(&record);
+  const auto* const free = std::get_if<FreeRecord>(&record);
+  return (event != nullptr && event->origin == Origin::kByHand) ||
+         (free != nullptr && free->origin == Origin::kByHand);
+}
+
 }  // namespace llmproxy

@@ -119,4 +119,6 @@ std::optional<Record> read_record(uint8_t type, std::string_view bytes);
 // The id a record is about; nothing for a mark.
 std::optional<ObjectId> record_id(const Record& record);
 
+bool is_by_hand(const Record& record);  // an event, or free, by a person's word
+
 }  // namespace llmproxy
