@@ -41,6 +41,14 @@ struct BatchResult {
   std::string detail{};              // why not all were delivered; for the log
 };
 
+// What is stored under the id of an event.
+enum class Stored : uint8_t {
+  kAbsent,
+  kEqual,
+  kDifferent,
+  kTwice,  // more than once: a sharded collection can hold an _id so
+};
+
 // A key as the command line shows it.
 struct KeyRecord {
   std::string id;
@@ -71,6 +79,12 @@ class Database {
   // when the stored event is equal.
   static constexpr size_t kBatchMax = 1000;
   virtual BatchResult write_events(std::span<const Event> events) = 0;
+
+  // What is stored under the ids of these events, at most kBatchMax of them, one answer for each:
+  // by MongoDB's primary, past any rollback. Status 403: this user may not read events; else 503.
+  virtual Result<std::vector<Stored>> find_events(std::span<const Event>) {
+    return Error{.status = 403, .message = "this database's events cannot be read"};
+  }
 
   // For the command line. Errors carry a message for people; blame does not matter.
   virtual Result<std::string> create_key(
