@@ -4,14 +4,13 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <condition_variable>
 #include <cstdlib>
 #include <filesystem>
-#include <mutex>
 #include <thread>
 
 #include "admin/ledger_command.h"
 #include "billing/ledger_test_rig.h"
+#include "billing/test_waiter.h"
 
 namespace llmproxy {
 namespace {
@@ -19,25 +18,6 @@ namespace {
 using rig::id;
 using Kind = LedgerCommand::Kind;
 constexpr Milliseconds kLong{60'000};
-
-class Told final : public Waiter {
- public:
-  void done(bool is_durable) noexcept override {
-    const std::lock_guard lock(mutex_);
-    is_durable_ = is_durable;
-    changed_.notify_all();
-  }
-  bool wait() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return is_durable_.has_value(); });
-    return *is_durable_;
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::optional<bool> is_durable_;
-};
 
 class ControlTest : public testing::Test {
  protected:
@@ -69,7 +49,7 @@ class ControlTest : public testing::Test {
                    .outcome = {.kind = Outcome::Kind::kUnresolved, .reason = "no figure"},
                    .date_created = 1};
     ASSERT_TRUE(ledger_->reserve(one.intent));
-    Told told;
+    TestWaiter told;
     ledger_->settle(std::move(one), told);
     ASSERT_TRUE(told.wait());
   }

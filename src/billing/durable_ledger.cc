@@ -427,7 +427,8 @@ bool DurableLedger::close(Milliseconds flush_timeout) {
   if (!is_clean) state.log.error("ledger: the disk does not answer; leaving what it was to write");
   if (can_part && !state.has_shipper_ended)
     state.log.warning("the database did not answer in time");
-  if (const uint64_t backlog = state.core.counts().backlog; backlog > 0) {
+  const uint64_t backlog = state.core.counts().backlog;
+  if (backlog > 0 && state.database != nullptr) {
     state.log.warning(
         "{} events are not in the database yet; the ledger keeps them for the next start", backlog);
   }

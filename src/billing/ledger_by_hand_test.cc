@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <condition_variable>
 #include <cstdlib>
 #include <filesystem>
 #include <mutex>
@@ -12,31 +11,13 @@
 #include "billing/durable_ledger.h"
 #include "billing/ledger_survey.h"
 #include "billing/ledger_test_rig.h"
+#include "billing/test_waiter.h"
 
 namespace llmproxy {
 namespace {
 
 using rig::id;
 using Kind = Outcome::Kind;
-
-class Told final : public Waiter {
- public:
-  void done(bool is_durable) noexcept override {
-    const std::lock_guard lock(mutex_);
-    is_durable_ = is_durable;
-    changed_.notify_all();
-  }
-  bool wait() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return is_durable_.has_value(); });
-    return *is_durable_;
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::optional<bool> is_durable_;
-};
 
 // Refuses what it is told to refuse, takes the rest.
 class RefusingDatabase final : public Database {
@@ -106,7 +87,7 @@ class ByHandTest : public testing::Test {
             .date_created = rig::intent(number).time + 1'000};
   }
   void settle(Settlement one) {
-    Told told;
+    TestWaiter told;
     ASSERT_TRUE(one.was_unresolved || ledger_->reserve(one.intent));
     ledger_->settle(std::move(one), told);
     ASSERT_TRUE(told.wait());
@@ -282,7 +263,7 @@ TEST_F(ByHandTest, SurveysBesideAWorkingLedgerFindNoDamage) {
       Settlement one = settlement(Kind::kBilled, number);
       one.intent.model = std::string(1'500, 'm');
       if (!ledger_->reserve(one.intent)) continue;
-      Told told;
+      TestWaiter told;
       ledger_->settle(std::move(one), told);
       told.wait();
     }
