@@ -254,6 +254,114 @@ TEST_F(ByHandTest, NothingIsDecidedAfterTheEnd) {
   EXPECT_EQ(survey().state.unresolved().size(), 1u);
 }
 
+// Without threads: what is said between two commits.
+class CoreByHandTest : public testing::Test {
+ protected:
+  using ByHand = LedgerCore::ByHand;
+  CoreByHandTest() : log_(STDERR_FILENO, LogLevel::kCritical), directory_(disk_.open()) {
+    LedgerSettings settings;
+    settings.max_bytes = uint64_t{16} << 20;
+    Recovered recovered = std::move(*recover_ledger(*directory_, {}));
+    core_.emplace(
+        *directory_, log_, settings, std::move(recovered), [] { return 0.5; }, now_);
+    while (!core_->files().is_ready()) {
+      auto chore = core_->files().next_chore(now_);
+      const int error = core_->files().run_chore(*chore);
+      core_->files().end_chore(*chore, error, now_);
+    }
+  }
+  ~CoreByHandTest() override { core_.reset(); }
+  int commit() {
+    now_ += Milliseconds(1'000);
+    const auto write = core_->begin_commit(now_, false);
+    if (!write) return -1;
+    const int error = write->file->write(write->offset, write->bytes);
+    std::vector<LedgerLog::Told> told;
+    core_->end_commit(error, now_, told);
+    for (const LedgerLog::Told& one : told) {
+      if (one.append.waiter != nullptr) one.append.waiter->done(one.is_durable);
+    }
+    return error;
+  }
+  void unresolved(uint16_t number) {
+    TestWaiter told;
+    ASSERT_TRUE(core_->reserve(rig::intent(number)));
+    Settlement one{.intent = rig::intent(number),
+                   .has_intent = false,
+                   .was_unresolved = false,
+                   .outcome = {.kind = Kind::kUnresolved, .reason = "no figure"},
+                   .date_created = 1};
+    EXPECT_FALSE(core_->settle(std::move(one), told));
+    ASSERT_EQ(commit(), 0);
+    ASSERT_TRUE(told.wait());
+  }
+
+  SimulatedDisk disk_{1};
+  Log log_;
+  std::unique_ptr<Directory> directory_;
+  MonotonicTime now_{std::chrono::hours(1)};
+  std::optional<LedgerCore> core_;
+};
+
+// Two events of one request would be two bills.
+TEST_F(CoreByHandTest, WhatIsBeingResolvedIsNotResolvedTwice) {
+  unresolved(1);
+  TestWaiter first, second;
+  EXPECT_EQ(core_->resolve(id(1), Figure{1, 1}, &first), ByHand::kAppended);
+  EXPECT_EQ(core_->resolve(id(1), Figure{1, 1}, &second), ByHand::kUnderWay);
+  Settlement late{.intent = rig::intent(1),
+                  .has_intent = false,
+                  .was_unresolved = true,
+                  .outcome = {.kind = Kind::kBilled, .figure = {7, 7}},
+                  .date_created = 1};
+  EXPECT_TRUE(core_->settle(late, second)) << "nothing of it is written";
+  ASSERT_EQ(commit(), 0);
+  EXPECT_TRUE(first.wait());
+  EXPECT_EQ(core_->files().state().totals().billed, 1u);
+  EXPECT_EQ(core_->resolve(id(1), Figure{1, 1}, &second), ByHand::kUnknown);
+  EXPECT_EQ(core_->files().bytes_reserved(), 0u);
+}
+
+TEST_F(CoreByHandTest, NorWhatALateFigureIsBilling) {
+  unresolved(1);
+  TestWaiter told, second;
+  Settlement late{.intent = rig::intent(1),
+                  .has_intent = false,
+                  .was_unresolved = true,
+                  .outcome = {.kind = Kind::kBilled, .figure = {7, 7}},
+                  .date_created = 1};
+  EXPECT_FALSE(core_->settle(late, told));
+  EXPECT_EQ(core_->resolve(id(1), Figure{1, 1}, &second), ByHand::kUnderWay);
+  ASSERT_EQ(commit(), 0);
+  EXPECT_TRUE(told.wait());
+  EXPECT_EQ(core_->files().state().totals().billed, 1u);
+  EXPECT_EQ(core_->counts().late, 1u);
+}
+
+TEST_F(CoreByHandTest, WhatTheDiskRefusesChangesNothing) {
+  unresolved(1);
+  disk_.add_fault({.point = {.call = SimulatedDisk::Call::kWrite, .name_end = ".segment"},
+                   .error = EIO,
+                   .times = 2});
+  TestWaiter told, again;
+  EXPECT_EQ(core_->resolve(id(1), Figure{1, 1}, &told), ByHand::kAppended);
+  EXPECT_EQ(commit(), EIO);
+  EXPECT_EQ(commit(), EIO);
+  EXPECT_FALSE(told.wait());
+  EXPECT_EQ(core_->counts().by_hand, 0u);
+  EXPECT_EQ(core_->counts().free, 0u);
+  EXPECT_EQ(core_->files().bytes_reserved(), 0u);
+  EXPECT_EQ(commit(), 0) << "the probe";
+  while (auto chore = core_->files().next_chore(now_)) {
+    const int error = core_->files().run_chore(*chore);
+    core_->files().end_chore(*chore, error, now_);
+  }
+  EXPECT_EQ(core_->resolve(id(1), Figure{1, 1}, &again), ByHand::kAppended);
+  EXPECT_EQ(commit(), 0);
+  EXPECT_TRUE(again.wait());
+  EXPECT_EQ(core_->counts().by_hand, 1u);
+}
+
 // A running owner writes, rolls and lets segments go; what is read is never called damage.
 TEST_F(ByHandTest, SurveysBesideAWorkingLedgerFindNoDamage) {
   start(true);

@@ -129,7 +129,7 @@ std::optional<LocalListener> LocalListener::open(const std::string& path, std::s
     problem = describe(path, errno);
     return std::nullopt;
   }
-  if (chmod(path.c_str(), kMode) != 0 || listen(fd.get(), kBacklog) != 0) {
+  if (listen(fd.get(), kBacklog) != 0) {
     problem = describe(path, errno);
     unlink(path.c_str());
     return std::nullopt;
