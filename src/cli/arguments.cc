@@ -102,6 +102,7 @@ int run_ledger(const CLI::App& ledger, const Arguments& arguments) {
   constexpr std::pair<const char*, int (*)(const LedgerShell&)> kCommands[] = {
       {"status", ledger_status}, {"unresolved", ledger_unresolved}, {"resolve", ledger_resolve},
       {"dead", ledger_dead},     {"verify", ledger_verify},         {"export", ledger_export},
+      {"ship", ledger_ship},     {"retarget", ledger_retarget},
   };
   for (const auto& [name, run] : kCommands) {
     if (ledger.got_subcommand(name)) return run(shell);
@@ -171,12 +172,38 @@ void add_ledger_changing(CLI::App* ledger, LedgerArguments& arguments) {
       ->excludes(requeue);
 }
 
+void add_ledger_moving(CLI::App* ledger, LedgerArguments& arguments) {
+  CLI::App* ship = ledger->add_subcommand(
+      "ship",
+      "Send all that a stopped ledger holds to the database, and remove the files when nothing is\n"
+      "left. When its proxy will never start again (DIR of a machine that died, or its copy), or\n"
+      "before an older version takes this one's place (--all).");
+  ship->fallthrough();
+  ship->add_option("DIR", arguments.directory, "the directory with its segments")
+      ->check(refuse_empty);
+  ship->add_flag("--owner-is-dead", arguments.is_owner_dead,
+                 "streams that were open get their outcome here: never while their proxy may live");
+  ship->add_flag(
+      "--old", arguments.is_old,
+      "also events older than max_replay_age: sure that the database still has, or never\n"
+      "had, their documents");
+  ship->add_flag("--all", arguments.is_all, "this configuration's own ledger, instead of DIR");
+  CLI::App* retarget =
+      add_ledger_command(ledger, arguments, "retarget",
+                         "What waits in a stopped ledger goes to the db.uri of now. When a start "
+                         "says that its events\n"
+                         "are another database's, and that database moved or is given up.");
+  retarget->add_flag("--owner-is-dead", arguments.is_owner_dead, "with --dir: as of ship");
+}
+
 CLI::App* add_ledger(CLI::App& app, LedgerArguments& arguments) {
   CLI::App* ledger = app.add_subcommand(
-      "ledger", "Show, check, export and mend the ledger, of a running proxy or a stopped one.");
+      "ledger",
+      "Show, check, export, ship and mend the ledger, of a running proxy or a stopped one.");
   ledger->fallthrough()->require_subcommand(1);
   add_ledger_reading(ledger, arguments);
   add_ledger_changing(ledger, arguments);
+  add_ledger_moving(ledger, arguments);
   return ledger;
 }
 

@@ -85,8 +85,4 @@ std::optional<Survey> look_at_ledger(const LedgerShell& shell, bool tells, int& 
 // The settings of the configuration, for a ledger whose events are `database`'s.
 LedgerSettings ledger_settings(const Config& config, std::string database);
 
-// The directory of a stopped ledger, with its lock. Null: `problem` says why.
-std::unique_ptr<Directory> lock_ledger(const std::string& path, std::string& problem);
-constexpr std::string_view kIsLocked = "another process has it";  // open_directory's words
-
 }  // namespace llmproxy

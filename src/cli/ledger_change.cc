@@ -82,9 +82,9 @@ int change(const LedgerShell& shell, const LedgerCommand& command) {
     return fail(shell.err, kExitNotFound, fmt::format("there is no ledger {}", path));
   std::string problem, silence;
   for (int tries = 1;; ++tries) {
-    auto directory = lock_ledger(path, problem);
+    auto directory = open_directory(path, problem);
     if (directory != nullptr) return change_stopped(shell, command, std::move(directory));
-    if (problem != kIsLocked)
+    if (problem != kDirectoryIsTaken)
       return fail(shell.err, kExitDisk, fmt::format("the ledger {}: {}", path, problem));
     int code = 0;
     if (ask_owner(shell, command, silence, code)) return code;
@@ -104,13 +104,13 @@ std::optional<ObjectId> read_id(const LedgerShell& shell, const std::string& tex
 
 }  // namespace
 
-std::unique_ptr<Directory> lock_ledger(const std::string& path, std::string& problem) {
-  return open_directory(path, problem);
-}
-
 LedgerSettings ledger_settings(const Config& config, std::string database) {
   LedgerSettings settings;
+  settings.max_bytes = config.ledger_bytes_max;
+  settings.commit_gap = config.commit_gap;
+  settings.commit_timeout = config.commit_timeout;
   settings.ship_interval = config.ship_interval;
+  settings.max_replay_age = config.max_replay_age;
   settings.database = std::move(database);
   return settings;
 }

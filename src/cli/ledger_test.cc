@@ -35,6 +35,8 @@ class LedgerCommandTest : public testing::Test {
     if (mkdtemp(name.data()) == nullptr) std::abort();
     path_ = name;
     config_.data_dir = path_;
+    config_.max_replay_age = max_replay_age_;
+    config_.ledger_bytes_max = uint64_t{16} << 20;
     config_.db_uri = "sqlite://" + path_ + "/events.db";
   }
   ~LedgerCommandTest() override {
@@ -51,7 +53,7 @@ class LedgerCommandTest : public testing::Test {
     settings.max_bytes = uint64_t{16} << 20;
     settings.ship_interval = Milliseconds(1);
     settings.max_replay_age = max_replay_age_;
-    settings.database = "the database";
+    settings.database = identity_;
     std::string problem;
     auto opened =
         DurableLedger::open(open_directory(path_ + "/ledger", problem), database, log_, settings);
@@ -116,9 +118,10 @@ class LedgerCommandTest : public testing::Test {
   }
 
   std::string path_;
+  std::string identity_ = "the database";
   Config config_;
-  Log log_;
   Milliseconds max_replay_age_{std::chrono::hours(24 * 365 * 100)};
+  Log log_;
   std::unique_ptr<DurableLedger> ledger_;
   std::unique_ptr<ControlServer> control_;
   std::ostringstream out_, err_;
@@ -254,6 +257,113 @@ TEST_F(LedgerCommandTest, WithheldEventsAreListedAndSentAgain) {
   ASSERT_TRUE(stored);
   EXPECT_EQ(*stored, (std::vector{Stored::kEqual, Stored::kAbsent}));
   EXPECT_EQ(run(ledger_verify), 0) << out_.str();
+}
+
+// Shipping.
+
+std::vector<Stored> find(const std::string& uri, std::vector<uint16_t> numbers) {
+  std::vector<Event> events;
+  for (const uint16_t number : numbers) events.push_back(rig::bill(number).event);
+  const auto database = open_database(uri);
+  EXPECT_TRUE(database) << database.error().message;
+  return (*database)->find_events(events).value();
+}
+
+TEST_F(LedgerCommandTest, ShipsAnotherMachinesDirectoryAndRemovesIt) {
+  start();
+  for (uint16_t i = 1; i <= 3; ++i) settle(Kind::kBilled, i);
+  stop();
+  std::filesystem::rename(path_ + "/ledger", path_ + "/theirs");
+  const LedgerArguments theirs{.directory = path_ + "/theirs"};
+  EXPECT_EQ(run(ledger_ship, theirs), kExitConfig) << "its events are another database's";
+  EXPECT_TRUE(has(err_, "ledger retarget")) << err_.str();
+  EXPECT_EQ(run(ledger_retarget, theirs), 0) << err_.str();
+  EXPECT_EQ(run(ledger_ship, theirs), 0) << err_.str();
+  EXPECT_TRUE(has(err_, "3 events delivered to " + config_.db_uri)) << err_.str();
+  EXPECT_EQ(find(config_.db_uri, {1, 2, 3}), std::vector<Stored>(3, Stored::kEqual));
+  EXPECT_FALSE(std::filesystem::exists(path_ + "/theirs"));
+  EXPECT_EQ(run(ledger_ship, theirs), kExitNotFound);
+}
+
+TEST_F(LedgerCommandTest, OpenStreamsAreSettledOnlyWhereTheirOwnerIsDead) {
+  identity_ = config_.db_uri;
+  start();
+  settle(Kind::kBilled, 1);
+  open_stream(2);
+  stop();
+  std::filesystem::rename(path_ + "/ledger", path_ + "/theirs");
+  LedgerArguments theirs{.directory = path_ + "/theirs"};
+  EXPECT_EQ(run(ledger_ship, theirs), kExitNotFound);
+  EXPECT_TRUE(has(err_, "1 open streams")) << err_.str();
+  EXPECT_EQ(find(config_.db_uri, {1}), std::vector{Stored::kAbsent});
+  theirs.is_owner_dead = true;
+  EXPECT_EQ(run(ledger_ship, theirs), kExitNotFound) << "one is unresolved now";
+  EXPECT_TRUE(has(err_, "1 unresolved requests")) << err_.str();
+  EXPECT_EQ(find(config_.db_uri, {1}), std::vector{Stored::kEqual});
+  theirs.id = hex(2);
+  theirs.is_free = true;
+  EXPECT_EQ(run(ledger_resolve, theirs), 0) << err_.str();
+  EXPECT_EQ(run(ledger_ship, theirs), 0) << err_.str();
+  EXPECT_FALSE(std::filesystem::exists(path_ + "/theirs"));
+}
+
+TEST_F(LedgerCommandTest, OldEventsAreShippedOnlyWhenThatIsSaid) {
+  identity_ = config_.db_uri;
+  config_.max_replay_age = std::chrono::hours(1);
+  start();
+  settle(Kind::kBilled, 1);
+  stop();
+  LedgerArguments own{.is_all = true};
+  EXPECT_EQ(run(ledger_ship, own), kExitNotFound);
+  EXPECT_TRUE(has(err_, "1 dead events")) << err_.str();
+  EXPECT_EQ(find(config_.db_uri, {1}), std::vector{Stored::kAbsent});
+  own.is_old = true;
+  EXPECT_EQ(run(ledger_ship, own), 0) << err_.str();
+  EXPECT_EQ(find(config_.db_uri, {1}), std::vector{Stored::kEqual});
+  EXPECT_FALSE(std::filesystem::exists(path_ + "/ledger"));
+}
+
+TEST_F(LedgerCommandTest, AllIsTheOwnLedgerToItsEnd) {
+  identity_ = config_.db_uri;
+  start();
+  settle(Kind::kBilled, 1);
+  EXPECT_EQ(run(ledger_ship, {.is_all = true}), kExitTryAgain) << "it runs";
+  EXPECT_TRUE(has(err_, "stop it first")) << err_.str();
+  stop();
+  EXPECT_EQ(run(ledger_ship), kExitUsage);
+  EXPECT_EQ(run(ledger_ship, {.directory = path_, .is_all = true}), kExitUsage);
+  EXPECT_EQ(run(ledger_ship, {.is_all = true}), 0) << err_.str();
+  EXPECT_FALSE(std::filesystem::exists(path_ + "/ledger"));
+  EXPECT_EQ(find(config_.db_uri, {1}), std::vector{Stored::kEqual});
+}
+
+TEST_F(LedgerCommandTest, WhatIsInQuarantineStays) {
+  identity_ = config_.db_uri;
+  start();
+  settle(Kind::kBilled, 1);
+  stop();
+  std::ofstream(path_ + "/ledger/quarantine-1") << "bytes";
+  EXPECT_EQ(run(ledger_ship, {.is_all = true}), kExitNotFound);
+  EXPECT_TRUE(has(err_, "1 files in quarantine")) << err_.str();
+  EXPECT_TRUE(std::filesystem::exists(path_ + "/ledger/quarantine-1"));
+  EXPECT_FALSE(std::filesystem::exists(path_ + "/ledger/" + segment_name(1)));
+}
+
+TEST_F(LedgerCommandTest, RetargetIsDurableAndMovesNothing) {
+  start();
+  settle(Kind::kBilled, 1);
+  EXPECT_EQ(run(ledger_retarget), kExitTryAgain) << "it runs";
+  stop();
+  EXPECT_EQ(run(ledger_retarget), 0) << err_.str();
+  EXPECT_EQ(survey().database, config_.db_uri);
+  EXPECT_EQ(survey().backlog, 1u);
+  EXPECT_EQ(find(config_.db_uri, {1}), std::vector{Stored::kAbsent});
+  EXPECT_EQ(run(ledger_retarget), 0) << err_.str();
+  EXPECT_TRUE(has(err_, "already")) << err_.str();
+  identity_ = config_.db_uri;
+  start(true);
+  stop();
+  EXPECT_EQ(find(config_.db_uri, {1}), std::vector{Stored::kEqual});
 }
 
 // Verifying.

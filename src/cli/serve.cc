@@ -20,12 +20,15 @@
 #include <thread>
 #include <vector>
 
+#include "admin/control.h"
+#include "admin/ledger_command.h"
 #include "base/cores.h"
 #include "base/file.h"
 #include "base/filesystem.h"
 #include "billing/durable_ledger.h"
 #include "cli/check.h"
 #include "cli/keys.h"
+#include "cli/ledger.h"
 #include "db/open.h"
 #include "net/address.h"
 #include "net/listener.h"
@@ -134,6 +137,7 @@ class Proxy {
   void warn_if_volatile(std::string_view what, const std::string& path, std::string_view key);
   int open_database_and_ledger();
   int open_ledger();
+  void open_control(const std::string& ledger_path);
   int start_servers();
   int next_signal(MonotonicTime deadline) const;
   void wait_for_signals();
@@ -150,6 +154,7 @@ class Proxy {
   Log log_;
   std::shared_ptr<Database> database_;
   std::unique_ptr<DurableLedger> ledger_;
+  std::unique_ptr<ControlServer> control_;
   ObjectIdMint ids_;
   std::unique_ptr<MemoryBudget> memory_;
   std::atomic<size_t> connections_{0};
@@ -236,14 +241,8 @@ int Proxy::open_ledger() {
                is_taken ? "; each proxy needs a data_dir of its own" : "");
     return is_taken ? kExitTryAgain : kExitUnavailable;
   }
-  DurableLedger::Settings settings;
-  settings.max_bytes = config_->ledger_bytes_max;
-  settings.commit_gap = config_->commit_gap;
-  settings.commit_timeout = config_->commit_timeout;
-  settings.ship_interval = config_->ship_interval;
-  settings.max_replay_age = config_->max_replay_age;
-  settings.database = database_->identity();
-  auto opened = DurableLedger::open(std::move(directory), database_, log_, settings);
+  auto opened = DurableLedger::open(std::move(directory), database_, log_,
+                                    ledger_settings(*config_, database_->identity()));
   if (!opened) {
     log_.error("{} (in {})", opened.error().message, path);
     return opened.error().status;
@@ -256,7 +255,20 @@ int Proxy::open_ledger() {
         },
         const_cast<ServeHooks*>(&hooks_));
   }
+  open_control(path);
   return 0;
+}
+
+// Without it the proxy does its work; a person's commands then need it stopped.
+void Proxy::open_control(const std::string& ledger_path) {
+  std::string problem;
+  control_ = ControlServer::open(
+      control_path(ledger_path),
+      [this](std::string_view line) { return answer_line(*ledger_, line); }, problem);
+  if (control_ == nullptr) {
+    log_.warning("control socket: {}; `ledger resolve` and the like need the proxy stopped",
+                 problem);
+  }
 }
 
 int Proxy::start_servers() {
@@ -358,6 +370,7 @@ int Proxy::stop() {
     for (std::thread& thread : threads_) thread.join();
     keys_.reset();
   }
+  control_.reset();
   const bool is_clean = ledger_->close(config_->flush_timeout);
   if (!is_drained) log_.error("some sessions did not end; leaving them");
   const DurableCounts counts = ledger_->counts();
