@@ -1,17 +1,20 @@
 // The records of the ledger: what each says, and its bytes. Pure: no files, no clocks.
 //
-// Integers are little-endian. text is u32 length and that many bytes; typed is u8 BSON type, text
-// bytes, text text.
+// Integers are little-endian. text is a u32 length and that many bytes; typed is a u8 BSON type, a
+// text of the value's BSON bytes, and a text of what people see.
 //
-//   intent     = id[12] i64 time  typed user_id  text api_key_id  text model  text backend  u8
-//   flags progress   = id[12] i64 prompt_n  i64 completion_n  u8 is_final event      = id[12] i64
-//   date_created  typed user_id  text api_key_id  text model  i64 prompt_n  i64 completion_n
-//                u8 origin
-//   free       = id[12] text reason  u8 origin
-//   unresolved = intent  i64 date_created  text reason
+// clang-format off
+//   intent     = id[12]  i64 time  typed user_id  text api_key_id  text model  text backend
+//                u8 flags
+//   progress   = id[12]  i64 prompt_n  i64 completion_n  u8 is_final
+//   event      = id[12]  i64 date_created  typed user_id  text api_key_id  text model
+//                i64 prompt_n  i64 completion_n  u8 origin
+//   free       = id[12]  text reason  u8 origin
+//   unresolved = intent with flags 0  i64 date_created  text reason
 //   mark       = u64 sequence
-//   dead       = event  text reason  u8 kind
+//   dead       = event without its origin  text reason  u8 kind
 //   closed     = id[12]
+// clang-format on
 #pragma once
 
 #include <cstdint>

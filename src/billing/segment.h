@@ -4,14 +4,17 @@
 // the front, a whole number of blocks at a time; never used again when it is full. All integers are
 // little-endian; crc is CRC32C.
 //
-//   segment = header group* zero*
-//   header  = "llmledg\x1a"  u32 version  u32 block_bytes  u32 length  u32 crc  u64 number  u64
-//   first_sequence
-//             instance[16]  boot[16]  text database  u32 n  (u64 number  u64 last_sequence)*n
+// clang-format off
+//   segment = header  group*  zero*
+//   header  = "llmledg\x1a"  u32 version  u32 block_bytes  u32 length  u32 crc
+//             u64 number  u64 first_sequence  instance[16]  boot[16]  text database
+//             u32 n  (u64 number  u64 last_sequence)*n
 //             padded to blocks
 //   group   = "GRP\x1a"  u32 length  u32 crc  u32 count  u64 first_sequence  u64 durable_before
-//             record*count padded to blocks
+//             record*count
+//             padded to blocks
 //   record  = u32 length  u32 crc  u8 type  zero[3]  u64 sequence  bytes[length]
+// clang-format on
 //
 // `length` is that of header or group without its padding; `crc` covers what follows it, up to
 // there (a record's: from its type to its end; a header's: also version, block_bytes and length).
