@@ -26,6 +26,8 @@ LedgerLog::LedgerLog(Directory& directory, Settings settings, Start start)
       state_(std::move(start.state)),
       header_(std::move(start.header)),
       next_segment_(start.next_segment),
+      tail_(start.tail),
+      tail_bytes_(start.tail_bytes),
       mark_to_write_(state_.mark()) {
   for (SegmentView& view : start.views) {
     Segment segment;
@@ -89,11 +91,19 @@ bool LedgerLog::is_ready() const {
   return spares_.size() + (current_ ? 1 : 0) > kSparesMin;
 }
 
+// Of the next spare: any group of ours fits, and the tail of the life before.
+uint64_t LedgerLog::spare_bytes() const {
+  const uint64_t group = std::max(group_bytes_max_, tail_bytes_);
+  const uint64_t needed = header_room() + rounded_up(group, header_.block_bytes);
+  return std::max(settings_.segment_bytes, needed + header_.block_bytes);
+}
+
 bool LedgerLog::wants_spare() const {
-  const uint64_t bytes = bytes_used() + settings_.segment_bytes;
-  // What is owed goes somewhere in a full log, too: without a mark no segment would ever go.
+  const uint64_t bytes = bytes_used() + spare_bytes();
+  // What is owed goes somewhere in a full log, too, one segment at a time: without a mark none
+  // would ever go. It may be full beyond its bound: max_bytes was made smaller.
   const bool has_place = !spares_.empty() || (current_ && usable(*current_) > 0);
-  if (!has_place) return bytes <= settings_.max_bytes;
+  if (!has_place) return true;
   if (bytes > settings_.max_bytes / 100 * kFullPercent) return false;
   return !is_ready() || spares_.size() < kSparesMin ||
          bytes_available() < reserved_ + kSparesMin * settings_.segment_bytes;
@@ -133,13 +143,16 @@ void LedgerLog::add_to_group(Append append) {
   group_.push_back(std::move(append));
 }
 
+void LedgerLog::take_pending() {
+  add_to_group(std::move(pending_.front()));
+  pending_.pop_front();
+}
+
 void LedgerLog::fill_group() {
   const size_t most =
       group_bytes_max_ - header_.block_bytes - GroupBuilder::framed_size(kRecordBytesMax);
-  while (!pending_.empty() && builder_.size() < most) {
-    add_to_group(std::move(pending_.front()));
-    pending_.pop_front();
-  }
+  for (size_t i = std::min(tail_, pending_.size()); i > 0; --i) take_pending();
+  while (!pending_.empty() && builder_.size() < most) take_pending();
   const size_t appended = group_.size();
   if (has_settled_work()) add_copies(most);
   // Behind the dead ones that it passes, which may still be pending.
@@ -250,6 +263,7 @@ void LedgerLog::end_write(int error, MonotonicTime now, std::vector<Told>& told)
     reserved_ -= group_[i].room;
     if (i < appended) told.push_back({std::move(group_[i]), true});
   }
+  if (!group_.empty()) tail_ = tail_bytes_ = 0;  // it is in the first
   clear_group();
   has_failed_once_ = is_failing_ = false;
   retry_at_.reset();
@@ -281,8 +295,7 @@ void LedgerLog::clear_group() {
 
 std::optional<LedgerLog::Chore> LedgerLog::pick_spare() const {
   if (!wants_spare()) return std::nullopt;
-  return Chore{
-      .kind = Chore::Kind::kMakeSpare, .number = next_segment_, .bytes = settings_.segment_bytes};
+  return Chore{.kind = Chore::Kind::kMakeSpare, .number = next_segment_, .bytes = spare_bytes()};
 }
 
 std::optional<LedgerLog::Chore> LedgerLog::pick_removal() const {

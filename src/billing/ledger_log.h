@@ -55,6 +55,11 @@ class LedgerLog {
     std::vector<SegmentView> views;
     uint64_t next_segment = 1;
     SegmentHeader header;  // block size, instance, boot, database
+    // So many of the records that are appended first are a copy of the tail, which takes so many
+    // bytes as one group. It goes out in one whatever size groups have now: the header before it
+    // cuts the old one off.
+    size_t tail = 0;
+    size_t tail_bytes = 0;
   };
   LedgerLog(Directory& directory, Settings settings, Start start);
 
@@ -136,6 +141,8 @@ class LedgerLog {
   };
 
   void fill_group();
+  void take_pending();
+  uint64_t spare_bytes() const;
   void add_copies(size_t most);
   void add_to_group(Append append);
   bool has_settled_work() const;
@@ -159,6 +166,7 @@ class LedgerLog {
   LedgerState state_;
   SegmentHeader header_;  // the words that all headers share
   uint64_t next_segment_;
+  size_t tail_, tail_bytes_;  // 0 once it is durable again
 
   std::deque<Append> pending_;  // appended, in no group yet
   std::vector<Append> group_;   // in the group in hand: being written, or to be written again

@@ -71,6 +71,7 @@ class Recovery {
       marked_ = std::max(marked_, mark->sequence);
   }
   LedgerState apply_tail();
+  void measure_tail();
   void settle_open(const LedgerState& after);
   std::optional<Error> check_database(const LedgerState& after);
   void finish();
@@ -401,6 +402,20 @@ LedgerState Recovery::apply_tail() {
   return after;
 }
 
+// Only files that we did not write hold one that takes more than a group when it is written again.
+void Recovery::measure_tail() {
+  size_t bytes = GroupBuilder::kHeadBytes;
+  std::string payload;
+  for (const Record& record : result_.first) {
+    payload.clear();
+    append_record(payload, record);
+    bytes += GroupBuilder::framed_size(payload.size());
+  }
+  if (result_.first.empty() || bytes > kGroupBytesMax) return;
+  result_.start.tail = result_.first.size();
+  result_.start.tail_bytes = bytes;
+}
+
 // Never free, and never from a running figure that may not be billed.
 void Recovery::settle_open(const LedgerState& after) {
   while (!events_.empty() && events_.front() <= result_.mark) events_.pop_front();
@@ -479,6 +494,7 @@ Result<Recovered> Recovery::run() {
     result_.first = std::move(held_->records);
   }
   const LedgerState after = apply_tail();
+  measure_tail();
   tell_of_missing_segments();
   settle_open(after);
   if (!found_.empty()) {
