@@ -273,8 +273,7 @@ namespace {
 void tell_of_recovery(const Recovered& recovered, Log& log) {
   for (const std::string& note : recovered.notes) log.warning("ledger: {}", note);
   for (const std::string& alarm : recovered.alarms) log.error("ledger: {}", alarm);
-  for (size_t i = recovered.first.size() - recovered.billed - recovered.unresolved;
-       i < recovered.first.size(); ++i) {
+  for (size_t i = recovered.start.tail; i < recovered.first.size(); ++i) {  // of this start
     const auto* const unresolved = std::get_if<UnresolvedRecord>(&recovered.first[i]);
     if (unresolved != nullptr) log.error("unresolved: {}", describe(*unresolved));
   }

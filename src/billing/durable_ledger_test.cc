@@ -562,6 +562,32 @@ TEST_F(DurableLedgerTest, AStreamThatIsOpenAtTheEndIsBilledFromItsProgress) {
   EXPECT_EQ(database_->stored().at(id(6)), expected);
 }
 
+// Streams that only damage can make: open, and unresolved already. What closes them lies between.
+TEST_F(DurableLedgerTest, EachStreamThatAStartLeavesUnresolvedIsTold) {
+  {
+    std::string problem;
+    const std::unique_ptr<Directory> directory = open_directory(path_ + "/ledger", problem);
+    ASSERT_NE(directory, nullptr) << problem;
+    Result<Recovered> found = recover_ledger(*directory, {"", false});
+    LedgerLog log(*directory, {}, std::move(found->start));
+    auto chore = log.next_chore(monotonic_now());
+    ASSERT_EQ(log.run_chore(*chore), 0);
+    log.end_chore(*chore, 0, monotonic_now());
+    for (uint16_t number = 1; number <= 3; ++number) {
+      log.append({.record = rig::unresolved(number)});
+      log.append({.record = rig::open(number)});
+    }
+    std::vector<LedgerLog::Told> told;
+    for (const bool is_witness : {false, true}) {
+      const auto write = log.begin_write(monotonic_now(), is_witness);
+      ASSERT_EQ(write->file->write(write->offset, write->bytes), 0);
+      log.end_write(0, monotonic_now(), told);
+    }
+  }
+  EXPECT_EQ(start().counts().recovered_unresolved, 3u);
+  EXPECT_EQ(count(pipe_.text(), "unresolved: "), 3u) << pipe_.text();
+}
+
 TEST_F(DurableLedgerTest, ASecondOneIsRefusedByTheLock) {
   start();
   std::string problem;
