@@ -105,18 +105,27 @@ struct ClosedRecord {
 using Record = std::variant<IntentRecord, ProgressRecord, EventRecord, FreeRecord, UnresolvedRecord,
                             MarkRecord, DeadRecord, ClosedRecord>;
 
-// A record's bytes without the frame (segment.h) never exceed this; what would is cut in its
-// reasons, and keys with longer names are refused before (kKeyBytesMax).
+// A record's bytes without the frame (segment.h) never exceed this: reasons are cut, and a request
+// whose names take more is refused (fits_record).
 constexpr size_t kRecordBytesMax = 4096;
 constexpr size_t kReasonBytesMax = 256;
-// Of a key: its id, and its user_id as BSON and as text, together. Model names are bounded by the
-// configuration.
+// What a record of a request takes at most beside its names: a dead event does.
+constexpr size_t kRecordFixedBytesMax = 58 + kReasonBytesMax;
+// Of a key: its id, and its user_id as BSON and as text, together.
 constexpr size_t kKeyBytesMax = 2048;
+// Of a model and its backend, together.
+constexpr size_t kModelBytesMax = kRecordBytesMax - kRecordFixedBytesMax - kKeyBytesMax;
+
+// Every record that may come of it fits: its intent, its event, and that event when it is dead.
+bool fits_record(const Intent& intent);
+// So does every request of this key, if model and backend are within kModelBytesMax.
+bool fits_record(const Key& key);
 
 uint8_t record_type(const Record& record);
 void append_record(std::string& out, const Record& record);
 
-// Nothing: an unknown type, or bytes that are not exactly one record of it. Any bytes.
+// Nothing: an unknown type, or bytes that are not exactly one record of it; an intent or event of
+// which no outcome would fit. Any bytes.
 std::optional<Record> read_record(uint8_t type, std::string_view bytes);
 
 // The id a record is about; nothing for a mark.
