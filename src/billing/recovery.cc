@@ -73,6 +73,7 @@ class Recovery {
   LedgerState apply_tail();
   void measure_tail();
   void settle_open(const LedgerState& after);
+  std::optional<Error> check_numbers(const LedgerState& after);
   std::optional<Error> check_database(const LedgerState& after);
   void finish();
 
@@ -449,6 +450,17 @@ void Recovery::settle_open(const LedgerState& after) {
   }
 }
 
+// No ledger gets so far by itself.
+std::optional<Error> Recovery::check_numbers(const LedgerState& after) {
+  const uint64_t sequence = after.last_sequence();
+  if (highest_number_ <= kSegmentNumberMax / 2 && sequence <= kSequenceMax / 2) return std::nullopt;
+  return Error{.status = kStatusDisk,
+               .message = fmt::format("ledger: segment {} or record {} is beyond what any ledger "
+                                      "reaches: its files were changed or damaged. Move them away "
+                                      "to start anew, and find their bills by hand.",
+                                      highest_number_, sequence)};
+}
+
 // Before anything is written: what waits for one database never goes to another.
 std::optional<Error> Recovery::check_database(const LedgerState& after) {
   const std::string& last = found_.rbegin()->second.header.database;
@@ -495,6 +507,7 @@ Result<Recovered> Recovery::run() {
   }
   const LedgerState after = apply_tail();
   measure_tail();
+  if (auto error = check_numbers(after)) return *error;
   tell_of_missing_segments();
   settle_open(after);
   if (!found_.empty()) {

@@ -22,6 +22,7 @@
 // everything up to durable_before was durable when it was written. Only one group is ever being
 // written, so the groups prove one another, and the last one is the only one that may be torn; a
 // clean stop ends with an empty group.
+// Newer versions keep the meaning of all up to a header's crc, so that one can be told from damage.
 //
 // The numbers in a header are those of the older segments that were there, each with the last
 // sequence that counts in it: a group that was written again elsewhere, after a failed write, is
@@ -40,7 +41,10 @@ namespace llmproxy {
 constexpr uint32_t kSegmentVersion = 1;
 constexpr size_t kGroupBytesMax = size_t{1} << 20;  // with its padding
 constexpr size_t kHeaderBytesMax = size_t{1} << 20;
+// Greater ones are not read. A start over files with more than half of them is refused, so that
+// what it writes can be read again.
 constexpr uint64_t kSegmentNumberMax = uint64_t{1} << 62;
+constexpr uint64_t kSequenceMax = uint64_t{1} << 62;
 
 using Nonce = std::array<uint8_t, 16>;
 
@@ -71,7 +75,7 @@ struct HeaderRead {
     kOk,
     kUnused,   // zeros: a spare segment
     kDamaged,  // torn or spoiled
-    kNewer,    // a version that this program does not know
+    kNewer,    // whole, of a version that this program does not know
     kMore,     // `bytes` end before the header does
   };
   State state = State::kDamaged;
