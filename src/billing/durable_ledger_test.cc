@@ -588,6 +588,13 @@ TEST_F(DurableLedgerTest, EachStreamThatAStartLeavesUnresolvedIsTold) {
   EXPECT_EQ(count(pipe_.text(), "unresolved: "), 3u) << pipe_.text();
 }
 
+TEST_F(DurableLedgerTest, ARequestWhoseNamesAreTooLongIsRefused) {
+  Intent intent = settlement(Kind::kBilled, 1).intent;
+  intent.user_id.text.assign(kRecordBytesMax, 'u');
+  EXPECT_FALSE(start().reserve(intent));
+  EXPECT_EQ(ledger_->counts().accepted, 0u);
+}
+
 TEST_F(DurableLedgerTest, ASecondOneIsRefusedByTheLock) {
   start();
   std::string problem;

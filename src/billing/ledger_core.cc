@@ -59,9 +59,6 @@ LedgerCore::LedgerCore(Directory& directory, Log& log, const LedgerSettings& set
   counts_.backlog = recovered.backlog;
   counts_.recovered_billed = recovered.billed;
   counts_.recovered_unresolved = recovered.unresolved;
-  for (const auto& [id, one] : ledger_.state().unresolved()) {
-    ++unresolved_of_[one.record.intent.backend];
-  }
   // Those of `first` are counted as they become durable; the others can be read at once.
   for (Record& record : recovered.first) {
     if (std::holds_alternative<EventRecord>(record)) ++first_events_;
@@ -73,11 +70,10 @@ LedgerCore::LedgerCore(Directory& directory, Log& log, const LedgerSettings& set
 // Requests.
 
 bool LedgerCore::reserve(const Intent& intent) {
-  if (is_closing_ || !ledger_.is_ready()) return false;
-  if (ledger_.state().unresolved().size() >= kUnresolvedMax &&
-      unresolved_of_.contains(intent.backend)) {
-    return false;
-  }
+  if (is_closing_ || !ledger_.is_ready() || !fits_record(intent)) return false;
+  const LedgerState& state = ledger_.state();
+  const bool makes_unresolved = state.unresolved_of(intent.backend) > 0;
+  if (makes_unresolved && state.unresolved().size() >= kUnresolvedMax) return false;
   if (!ledger_.reserve(ledger_.room_for(record_bytes(intent)))) return false;
   ++counts_.accepted;
   ++counts_.in_flight;
@@ -145,10 +141,8 @@ bool LedgerCore::settle(Settlement settlement, Waiter& waiter) {
     entry.room = ledger_.room_for(bytes);
   }
   count_outcome(entry.record, 1);
-  if (const auto* unresolved = std::get_if<UnresolvedRecord>(&entry.record)) {
+  if (const auto* unresolved = std::get_if<UnresolvedRecord>(&entry.record))
     log_.error("unresolved: {}", describe(*unresolved));
-    ++unresolved_of_[unresolved->intent.backend];
-  }
   const bool is_free = entry.waiter == nullptr;
   if (is_free) --active_;
   append(std::move(entry));

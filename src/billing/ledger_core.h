@@ -6,7 +6,7 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
+#include <functional>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -126,7 +126,6 @@ class LedgerCore {
   DurableCounts counts_{};
   size_t active_ = 0;   // requests that have not been told that their outcome is durable
   size_t waiting_ = 0;  // of them: somebody waits for a record
-  std::map<std::string, size_t, std::less<>> unresolved_of_;       // by backend
   std::unordered_map<ObjectId, Progress, ObjectIdHash> progress_;  // that no record has yet
   MonotonicTime progress_due_{}, upkeep_since_{}, begun_last_{};
   bool has_upkeep_ = false;
