@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <set>
 #include <utility>
 
 #include "base/check.h"
@@ -17,12 +16,18 @@ uint64_t rounded_up(uint64_t size, uint64_t block) {
   return (size + block - 1) / block * block;
 }
 
+LedgerLog::Settings sized(LedgerLog::Settings settings, uint64_t block_bytes) {
+  settings.segment_bytes =
+      std::max(settings.segment_bytes, LedgerLog::kSegmentBlocksMin * block_bytes);
+  return settings;
+}
+
 }  // namespace
 
 LedgerLog::LedgerLog(Directory& directory, Settings settings, Start start)
     : directory_(directory),
-      settings_(settings),
-      group_bytes_max_(std::min<size_t>(kGroupBytesMax, settings.segment_bytes / 4)),
+      settings_(sized(settings, start.header.block_bytes)),
+      group_bytes_max_(std::min<size_t>(kGroupBytesMax, settings_.segment_bytes / 4)),
       state_(std::move(start.state)),
       header_(std::move(start.header)),
       next_segment_(start.next_segment),
@@ -148,30 +153,32 @@ void LedgerLog::take_pending() {
   pending_.pop_front();
 }
 
+bool LedgerLog::has_pending_dead() const {
+  return std::any_of(pending_.begin(), pending_.end(), [](const Append& append) {
+    return std::holds_alternative<DeadRecord>(append.record);
+  });
+}
+
 void LedgerLog::fill_group() {
   const size_t most =
       group_bytes_max_ - header_.block_bytes - GroupBuilder::framed_size(kRecordBytesMax);
   for (size_t i = std::min(tail_, pending_.size()); i > 0; --i) take_pending();
+  if (group_.empty() && has_settled_work())
+    add_copies(pending_.empty() ? most : most / kCopiesPart);
   while (!pending_.empty() && builder_.size() < most) take_pending();
-  const size_t appended = group_.size();
-  if (has_settled_work()) add_copies(most);
-  // Behind the dead ones that it passes, which may still be pending.
-  if (needs_mark() && pending_.empty()) add_to_group({MarkRecord{mark_to_write_}});
-  own_ = group_.size() - appended;
+  // Behind the dead ones that it passes.
+  has_mark_ = needs_mark() && !has_pending_dead();
+  if (has_mark_) add_to_group({MarkRecord{mark_to_write_}});
 }
 
-// Copies are made from what is durable: what this group says of an id itself is newer, and may
-// close it.
+// They come before what this group says of an id itself: that is newer, and may close it.
 void LedgerLog::add_copies(size_t most) {
-  std::set<ObjectId> newer;
-  for (const Append& append : group_) {
-    if (const auto id = record_id(append.record)) newer.insert(*id);
-  }
   for (Record& copy : state_.copies_of_open(state_.find_settled()->number, kCopiesMax)) {
     // Never between an intent and its progress: what is left behind goes with its segment.
     if (builder_.size() >= most && std::holds_alternative<IntentRecord>(copy)) break;
-    if (!newer.contains(*record_id(copy))) add_to_group({std::move(copy)});
+    add_to_group({std::move(copy)});
   }
+  copies_ = group_.size();
 }
 
 // Writing.
@@ -256,12 +263,12 @@ void LedgerLog::end_write(int error, MonotonicTime now, std::vector<Told>& told)
     state_.add_segment(current_->view.number, header_.first_sequence);
   }
   current_->view.end_bytes += write_bytes_;
-  const size_t appended = group_.size() - own_;
+  const size_t appended_end = group_.size() - (has_mark_ ? 1 : 0);
   for (size_t i = 0; i < group_.size(); ++i) {
     const std::string problem = state_.apply(group_[i].record, state_.last_sequence() + 1);
     LLMPROXY_CHECK(problem.empty());
     reserved_ -= group_[i].room;
-    if (i < appended) told.push_back({std::move(group_[i]), true});
+    if (i >= copies_ && i < appended_end) told.push_back({std::move(group_[i]), true});
   }
   if (!group_.empty()) tail_ = tail_bytes_ = 0;  // it is in the first
   clear_group();
@@ -272,7 +279,8 @@ void LedgerLog::end_write(int error, MonotonicTime now, std::vector<Told>& told)
 // Who can still be told that nothing was recorded is told so; the others' records are written first
 // when the disk works again. Copies and marks are made anew.
 void LedgerLog::give_up(std::vector<Told>& told) {
-  group_.resize(group_.size() - own_);
+  if (has_mark_) group_.pop_back();
+  group_.erase(group_.begin(), group_.begin() + static_cast<ptrdiff_t>(copies_));
   std::deque<Append> kept;
   const auto sort_out = [&](Append& append) {
     if (!append.gives_up) return kept.push_back(std::move(append));
@@ -288,7 +296,8 @@ void LedgerLog::give_up(std::vector<Told>& told) {
 void LedgerLog::clear_group() {
   group_.clear();
   builder_.clear();
-  own_ = 0;
+  copies_ = 0;
+  has_mark_ = false;
 }
 
 // Chores.

@@ -38,15 +38,19 @@ struct SegmentView {
 class LedgerLog {
  public:
   struct Settings {
-    uint64_t max_bytes = uint64_t{4} << 30;  // of all segments together
-    uint64_t segment_bytes = uint64_t{16} << 20;
-    Milliseconds probe_interval{1'000};  // between two tries while the disk fails
+    uint64_t max_bytes = uint64_t{4} << 30;       // of all segments together
+    uint64_t segment_bytes = uint64_t{16} << 20;  // at least kSegmentBlocksMin blocks
+    Milliseconds probe_interval{1'000};           // between two tries while the disk fails
   };
   static constexpr size_t kSparesMin = 2;
   static constexpr int kFullPercent = 90;  // no segment for new work beyond
   static constexpr int kWarnPercent = 70;
-  // While the oldest segment waits for this: so many open intents are written again in one group.
+  // While the oldest segment waits for this: so many open intents are written again in one group,
+  // and, where others wait too, in a part of it. So they get on however much is appended.
   static constexpr size_t kCopiesMax = 1000;
+  static constexpr size_t kCopiesPart = 4;
+  // Of blocks, in a segment: fewer would not take a header and some groups.
+  static constexpr uint64_t kSegmentBlocksMin = 16;
 
   // What recovery found; state holds what is durable and counts, `views` its segments, oldest
   // first.
@@ -146,6 +150,7 @@ class LedgerLog {
   void add_copies(size_t most);
   void add_to_group(Append append);
   bool has_settled_work() const;
+  bool has_pending_dead() const;
   bool needs_mark() const;
   bool place_group();
   bool take_spare();
@@ -180,7 +185,8 @@ class LedgerLog {
   std::deque<Segment> spares_;
   std::map<uint64_t, Segment> closed_;  // by number
   std::deque<Segment> failed_;          // nothing in them counts: to be removed
-  size_t own_ = 0;  // records at the end of group_ that nobody appended: copies, a mark
+  size_t copies_ = 0;                   // records at the front of group_ that nobody appended
+  bool has_mark_ = false;               // nor its last one
   size_t write_bytes_ = 0;
   bool is_writing_ = false;
   bool has_failed_once_ = false;  // the group in hand

@@ -623,9 +623,10 @@ TEST_F(LedgerLogTest, OpenIntentsMoveBeforeTheirSegmentGoes) {
   EXPECT_EQ(found->unresolved, 1u);
 }
 
-// What the group in hand says of an id is newer than a copy would be.
-TEST_F(LedgerLogTest, WhatEndsInTheSameGroupIsNotCopied) {
+// What the group in hand says of an id is newer than its copy, and comes behind it.
+TEST_F(LedgerLogTest, WhatEndsInTheSameGroupStaysEnded) {
   for (uint16_t i = 1'001; i <= 1'003; ++i) rig_.commit(open(i, true));
+  rig_.commit(progress(1'002, 8));
   rig_.roll(1);
   rig_.settle_all();
   rig_.append(bill(1'001));
@@ -634,10 +635,36 @@ TEST_F(LedgerLogTest, WhatEndsInTheSameGroupIsNotCopied) {
   EXPECT_EQ(rig_.commit(), 0);
   EXPECT_EQ(rig_.told.size(), 2u) << "copies are nobody's";
   EXPECT_FALSE(log().state().open().contains(id(1'001)));
-  EXPECT_EQ(open_in(1), 1u);
-  EXPECT_EQ(rig_.commit(), 0);
   EXPECT_EQ(open_in(1), 0u);
   EXPECT_EQ(log().state().open().at(id(1'002)).progress, progress(1'002, 9));
+}
+
+// More is appended than goes into a group, each time, and it tells of the very streams that are to
+// move: they do all the same, and the mark is written.
+TEST_F(LedgerLogTest, CopiesAndMarksGetOnHoweverMuchIsAppended) {
+  constexpr uint16_t kStreams = 40;
+  for (uint16_t i = 1; i <= kStreams; ++i) rig_.append(open(i, true, 1'000));
+  while (rig_.commit() == 0) {
+  }
+  rig_.roll(1'000);
+  rig_.settle_all();
+  ASSERT_EQ(open_in(1), kStreams);
+  rig_.commit(bill(2'000));
+  const uint64_t settled = log().durable_sequence();
+  log().set_mark(settled);
+  int64_t figure = 0;
+  int groups = 0;
+  while (log().state().segments().contains(1) && groups < 200) {
+    for (uint16_t i = 1; i <= kStreams; ++i) rig_.append(progress(i, ++figure));
+    for (uint16_t i = 1; i <= 8; ++i) rig_.append(FreeRecord{id(3'000), std::string(250, 'r')});
+    for (uint16_t i = 1; i <= 8; ++i) rig_.append(open(4'000, true, LogRig::kFiller));
+    ASSERT_EQ(rig_.commit(), 0);
+    ASSERT_TRUE(log().has_pending());
+    rig_.chores();
+    ++groups;
+  }
+  EXPECT_LE(groups, 40) << "a quarter of each group, at least";
+  EXPECT_EQ(log().state().mark(), settled);
 }
 
 // Many, in several groups: an intent never moves without its progress.
