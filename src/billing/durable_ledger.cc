@@ -2,6 +2,8 @@
 // says how it went.
 #include "billing/durable_ledger.h"
 
+#include <fmt/format.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <cstring>
@@ -300,11 +302,23 @@ void make_room(LedgerLog& files, Log& log) {
   }
 }
 
+constexpr int kStatusConfig = 78;
+
+Error too_small(uint64_t max_bytes, size_t block_bytes) {
+  return {.status = kStatusConfig,
+          .message = fmt::format(
+              "ledger: max_bytes is {}, and needs at least {} on a disk with blocks of {} bytes",
+              max_bytes, LedgerCore::max_bytes_min(block_bytes), block_bytes)};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<DurableLedger>> DurableLedger::open(std::unique_ptr<Directory> directory,
                                                            std::shared_ptr<Database> database,
                                                            Log& log, const Settings& settings) {
+  const size_t block_bytes = directory->block_bytes();
+  if (settings.max_bytes < LedgerCore::max_bytes_min(block_bytes))
+    return too_small(settings.max_bytes, block_bytes);
   Result<Recovered> recovered =
       recover_ledger(*directory, {settings.database, settings.may_retarget});
   if (!recovered) return recovered.error();

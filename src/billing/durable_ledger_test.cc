@@ -595,6 +595,18 @@ TEST_F(DurableLedgerTest, ARequestWhoseNamesAreTooLongIsRefused) {
   EXPECT_EQ(ledger_->counts().accepted, 0u);
 }
 
+TEST_F(DurableLedgerTest, AMaxBytesThatIsTooSmallIsRefused) {
+  std::string problem;
+  std::unique_ptr<Directory> directory = open_directory(path_ + "/ledger", problem);
+  ASSERT_NE(directory, nullptr) << problem;
+  auto chosen = settings();
+  chosen.max_bytes = LedgerCore::max_bytes_min(directory->block_bytes()) - 1;
+  const auto opened = DurableLedger::open(std::move(directory), database_, *pipe_.log, chosen);
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().status, 78);
+  EXPECT_NE(opened.error().message.find("max_bytes is"), std::string::npos);
+}
+
 TEST_F(DurableLedgerTest, ASecondOneIsRefusedByTheLock) {
   start();
   std::string problem;

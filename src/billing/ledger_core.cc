@@ -26,11 +26,16 @@ size_t record_bytes(const Intent& intent) {
          intent.api_key_id.size() + intent.model.size() + intent.backend.size();
 }
 
-LedgerLog::Settings log_settings(const LedgerSettings& settings) {
+uint64_t segment_bytes_min(size_t block_bytes) {
+  return std::max(kSegmentBytesMin, LedgerLog::kSegmentBlocksMin * block_bytes);
+}
+
+LedgerLog::Settings log_settings(const LedgerSettings& settings, size_t block_bytes) {
   LedgerLog::Settings log;
   log.max_bytes = settings.max_bytes;
-  const uint64_t share = settings.max_bytes / kSegmentsWanted / kSegmentBytesMin * kSegmentBytesMin;
-  log.segment_bytes = std::clamp(share, kSegmentBytesMin, LedgerCore::kSegmentBytesMax);
+  const uint64_t least = segment_bytes_min(block_bytes);
+  const uint64_t share = settings.max_bytes / kSegmentsWanted / least * least;
+  log.segment_bytes = std::clamp(share, least, LedgerCore::kSegmentBytesMax);
   return log;
 }
 
@@ -47,12 +52,17 @@ Event make_event(Settlement&& settlement) {
 
 }  // namespace
 
+uint64_t LedgerCore::max_bytes_min(size_t block_bytes) {
+  return kSegmentsMin * segment_bytes_min(block_bytes);
+}
+
 LedgerCore::LedgerCore(Directory& directory, Log& log, const LedgerSettings& settings,
                        Recovered recovered, std::function<double()> draw, MonotonicTime now)
     : log_(log),
       settings_(settings),
       gathering_(settings.ship_interval / 2),
-      ledger_(directory, log_settings(settings), std::move(recovered.start)),
+      ledger_(directory, log_settings(settings, directory.block_bytes()),
+              std::move(recovered.start)),
       shipper_({gathering_, settings.backoff_min, settings.backoff_max}, std::move(draw)),
       reader_(recovered.mark),
       unread_since_(now) {

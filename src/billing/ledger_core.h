@@ -57,6 +57,12 @@ class LedgerCore {
   static constexpr size_t kDeadMax = 10'000;
   static constexpr uint64_t kSegmentBytesMax = uint64_t{16} << 20;
 
+  // The least max_bytes on a disk with such blocks: so many segments of the least size, that some
+  // can be written to while others go.
+  static constexpr uint64_t kSegmentsMin = 8;
+  static uint64_t max_bytes_min(size_t block_bytes);
+
+  // settings.max_bytes is at least max_bytes_min().
   LedgerCore(Directory& directory, Log& log, const LedgerSettings& settings, Recovered recovered,
              std::function<double()> draw, MonotonicTime now);
 

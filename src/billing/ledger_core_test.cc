@@ -26,8 +26,9 @@ constexpr WallMs kWall = 1'790'000'000'000;
 
 class LedgerCoreTest : public testing::Test {
  protected:
-  LedgerCoreTest() {
-    settings_.max_bytes = uint64_t{64} << 20;
+  explicit LedgerCoreTest(size_t block_bytes = 512, uint64_t max_bytes = uint64_t{64} << 20)
+      : disk_(1, block_bytes) {
+    settings_.max_bytes = max_bytes;
     settings_.database = "db";
     start();
   }
@@ -102,7 +103,7 @@ class LedgerCoreTest : public testing::Test {
     commit();
   }
 
-  SimulatedDisk disk_{1};
+  SimulatedDisk disk_;
   std::unique_ptr<Directory> directory_;
   Log log_{-1, LogLevel::kCritical};
   LedgerSettings settings_;
@@ -146,6 +147,24 @@ TEST_F(LedgerCoreTest, ABackendThatMakesManyUnresolvedOnesWaitsForThemToBeResolv
   commit();
   EXPECT_FALSE(is_taken("bad")) << "as many as before";
   EXPECT_TRUE(is_taken("worse")) << "it has none any more";
+}
+
+// The greatest blocks that there are, and the least ledger: it takes work, and goes on doing so.
+class LargeBlocks : public LedgerCoreTest {
+ protected:
+  LargeBlocks() : LedgerCoreTest(65'536, LedgerCore::max_bytes_min(65'536)) {}
+};
+
+TEST_F(LargeBlocks, TheLeastLedgerTakesWork) {
+  for (uint16_t i = 1; i <= 200; i += 4) {
+    bill_some(i, static_cast<uint16_t>(i + 3));
+    ship();
+    commit();
+    if (i % 40 == 1) kill();
+    EXPECT_LE(core_->counts().bytes_used, settings_.max_bytes);
+  }
+  EXPECT_EQ(core_->counts().backlog, 0u);
+  EXPECT_GE(sent_.size(), 200u);
 }
 
 }  // namespace
