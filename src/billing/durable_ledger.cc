@@ -149,6 +149,8 @@ void DurableLedger::State::keep() {
     files.end_chore(*chore, error, monotonic_now());
     if (error != 0) {
       log.error("ledger: its files cannot be kept: {}; trying again", std::strerror(error));
+    } else if (chore->kind == LedgerLog::Chore::Kind::kQuarantine) {
+      log.error("ledger: {}", chore->content);
     }
     wake_writer();
   }
@@ -192,6 +194,7 @@ void DurableLedger::State::ship() {
         lock.lock();
         if (is_left) return;
         core.end_read(std::move(reading), monotonic_now(), wall_now_ms());
+        if (core.files().has_chore(monotonic_now())) keeper_wake.notify_one();
         wake_writer();
         continue;
       }

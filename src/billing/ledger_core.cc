@@ -65,6 +65,7 @@ LedgerCore::LedgerCore(Directory& directory, Log& log, const LedgerSettings& set
               std::move(recovered.start)),
       shipper_({gathering_, settings.backoff_min, settings.backoff_max}, std::move(draw)),
       reader_(recovered.mark),
+      gaps_told_(std::move(recovered.lost)),
       unread_since_(now) {
   counts_.backlog = recovered.backlog;
   counts_.recovered_billed = recovered.billed;
@@ -249,11 +250,13 @@ bool LedgerCore::wants_reading(MonotonicTime now) const {
 
 LedgerCore::Step LedgerCore::next_step(MonotonicTime now,
                                        std::optional<MonotonicTime>& later) const {
+  const uint64_t durable = ledger_.durable_sequence();
   later = shipper_.due();
   if (read_again_) later = std::min(later.value_or(MonotonicTime::max()), *read_again_);
   if (wants_reading(now)) return Step::kRead;
   if (shipper_.due() && *shipper_.due() <= now) return Step::kBatch;
-  if (unread_events_ > 0 && !read_again_ && shipper_.size() < Shipper::kBatchMax) {
+  const bool has_unread = unread_events_ > 0 && reader_.last_sequence() < durable;
+  if (has_unread && !read_again_ && shipper_.size() < Shipper::kBatchMax) {
     const MonotonicTime due = unread_since_ + gathering_;
     later = std::min(later.value_or(MonotonicTime::max()), due);
   }
@@ -261,22 +264,33 @@ LedgerCore::Step LedgerCore::next_step(MonotonicTime now,
 }
 
 LedgerCore::Reading LedgerCore::begin_read() const {
-  return {.views = ledger_.views(), .until = ledger_.durable_sequence()};
+  return {.views = ledger_.views(), .until = ledger_.durable_sequence(), .events = unread_events_};
 }
 
 void LedgerCore::run_read(Reading& reading) {
   reading.is_more = reader_.read(reading.views, reading.until, Shipper::kBatchMax, reading.items);
 }
 
+// Damage that came since the start: what requests said is told once more, by a person.
+void LedgerCore::tell_of_gaps() {
+  for (const Gap& gap : reader_.gaps()) {
+    const bool is_told = std::any_of(gaps_told_.begin(), gaps_told_.end(), [&](const Gap& told) {
+      return told.first <= gap.first && gap.last <= told.last;
+    });
+    if (is_told) continue;
+    log_.error(
+        "ledger: records {} to {} are damaged or missing; bills among them are lost and "
+        "must be found by hand",
+        gap.first, gap.last);
+  }
+}
+
 void LedgerCore::end_read(Reading reading, MonotonicTime now, WallMs wall_now) {
   const MonotonicTime since = unread_since_;
+  const uint64_t unread_before = unread_events_;
   for (LedgerReader::Item& item : reading.items) take_event(std::move(item), since, wall_now);
-  if (unread_events_ > 0) unread_since_ = now;
-  for (; damages_told_ < reader_.damages().size(); ++damages_told_) {
-    const LedgerReader::Damage& damage = reader_.damages()[damages_told_];
-    log_.error("ledger: {} bytes at {} of {} are damaged", damage.size, damage.offset,
-               segment_name(damage.segment));
-  }
+  tell_of_gaps();
+  for (const Damage& damage : reader_.damages()) ledger_.quarantine(damage);
   if (reader_.error() != 0) {
     if (!read_again_)
       log_.error("ledger: cannot read: {}; trying again", std::strerror(reader_.error()));
@@ -284,12 +298,14 @@ void LedgerCore::end_read(Reading reading, MonotonicTime now, WallMs wall_now) {
     return move_mark();
   }
   read_again_.reset();
-  if (!reading.is_more && reader_.last_sequence() < reading.until) {
-    log_.error("ledger: records {} to {} cannot be read; bills among them are lost",
-               reader_.last_sequence() + 1, reading.until);
-    reader_.skip_to(reading.until);
-    unread_events_ = 0;
+  if (!reading.is_more) {
+    // All that were unread when this began have come, or are lost.
+    const uint64_t lost = reading.events - std::min(reading.events, unread_before - unread_events_);
+    unread_events_ -= std::min(lost, unread_events_);
+    counts_.backlog -= std::min(lost, counts_.backlog);
+    counts_.lost += lost;
   }
+  if (unread_events_ > 0) unread_since_ = now;
   move_mark();
 }
 

@@ -30,6 +30,7 @@ struct DurableCounts {
   uint64_t accepted = 0, billed = 0, free = 0, unresolved = 0, in_flight = 0;
   uint64_t late = 0;       // of the billed ones: had been unresolved
   uint64_t delivered = 0;  // to the database
+  uint64_t lost = 0;       // to damage of the disk, in this life
   uint64_t dead = 0;       // events that it refused, or that are too old
   uint64_t backlog = 0;    // events that it does not have yet, of former lives too
   uint64_t recovered_billed = 0, recovered_unresolved = 0;  // streams that a crash left open
@@ -92,6 +93,7 @@ class LedgerCore {
   struct Reading {
     std::vector<SegmentView> views;
     uint64_t until = 0;
+    uint64_t events = 0;  // that are durable and unread
     std::vector<LedgerReader::Item> items{};
     bool is_more = false;
   };
@@ -118,6 +120,7 @@ class LedgerCore {
   void note_told(const LedgerLog::Told& told, MonotonicTime now);
   void tell_of_writing(int error, bool was_failing);
   void take_progress(MonotonicTime now);
+  void tell_of_gaps();
   void take_event(LedgerReader::Item item, MonotonicTime since, WallMs wall_now);
   void tell_of_shipping(const Shipper::Answer& answer, const std::string& detail);
   void bury(Event event, std::string reason, DeadRecord::Kind kind);
@@ -138,7 +141,7 @@ class LedgerCore {
 
   Shipper shipper_;
   LedgerReader reader_;
-  size_t damages_told_ = 0;
+  std::vector<Gap> gaps_told_;               // by recovery
   std::optional<MonotonicTime> read_again_;  // the disk could not be read
   uint64_t first_events_ = 0;                // of Recovered::first that are not durable again
   uint64_t unread_events_ = 0;               // durable, and not read by the shipper yet

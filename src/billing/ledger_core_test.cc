@@ -149,6 +149,121 @@ TEST_F(LedgerCoreTest, ABackendThatMakesManyUnresolvedOnesWaitsForThemToBeResolv
   EXPECT_TRUE(is_taken("worse")) << "it has none any more";
 }
 
+// Damage that comes while it runs. Bills 1 to 3 are durable, each in a group of its own; one of
+// the groups is spoiled then.
+class RunningDamage : public LedgerCoreTest {
+ protected:
+  RunningDamage() {
+    for (uint16_t i = 1; i <= 3; ++i) {
+      places_.push_back(core_->files().views().empty() ? 512 : end());
+      bill_some(i, i);
+    }
+  }
+  uint64_t end() const { return core_->files().views().back().end_bytes; }
+  void spoil(size_t bill) {
+    disk_.spoil(segment_name(1), places_.at(bill - 1) + 40, std::string(8, '\xff'));
+  }
+  std::optional<std::string> kept(size_t bill) const {
+    return disk_.content(Quarantine::name_of(1, places_.at(bill - 1)));
+  }
+  std::vector<uint64_t> places_;
+};
+
+TEST_F(RunningDamage, WhatLiesBehindItShipsAndTheDamageIsKept) {
+  spoil(2);
+  EXPECT_LT(ship(), 20) << "and then there is nothing to do";
+  EXPECT_EQ(sent_, (std::vector<int64_t>{1, 3}));
+  EXPECT_EQ(core_->counts().lost, 1u);
+  EXPECT_EQ(core_->counts().backlog, 0u);
+  EXPECT_TRUE(core_->is_drained());
+  std::vector<LedgerLog::Told> told;
+  EXPECT_EQ(core_->files().begin_write(now_)->bytes.size(), 512u) << "a mark up to the damage";
+  core_->files().end_write(0, now_, told);
+  EXPECT_EQ(core_->files().state().mark(), 1u) << "it is not kept yet";
+  EXPECT_FALSE(kept(2));
+  chores();
+  ASSERT_TRUE(kept(2));
+  EXPECT_EQ(kept(2)->substr(40, 8), std::string(8, '\xff'));
+  commit();
+  EXPECT_EQ(core_->files().state().mark(), 3u);
+}
+
+TEST_F(RunningDamage, TheMarkWaitsForTheQuarantine) {
+  spoil(2);
+  disk_.add_fault({.point = {.call = SimulatedDisk::Call::kCreate, .name_end = ".new"},
+                   .error = ENOSPC,
+                   .times = 3});
+  ship();
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_FALSE(kept(2));
+    EXPECT_LE(core_->files().state().mark(), 1u);
+    commit();
+    chores();
+    now_ += milliseconds(1'000);
+  }
+  chores();
+  EXPECT_TRUE(kept(2));
+  commit();
+  EXPECT_EQ(core_->files().state().mark(), 3u);
+}
+
+// What the reader meets there may be half of a write, or one that is not said to be durable yet.
+class UnderWay : public RunningDamage, public testing::WithParamInterface<size_t> {};
+
+TEST_P(UnderWay, AGroupBehindItShips) {
+  spoil(3);
+  Settlement one = settlement(Outcome::Kind::kBilled, 4);
+  one.intent.model.assign(1'500, 'm');
+  settle(one);
+  LedgerCore::Reading reading = core_->begin_read();
+  const auto write = core_->begin_commit(now_, false);
+  ASSERT_GT(write->bytes.size(), 1'024u);
+  write->file->write(write->offset, write->bytes.substr(0, GetParam()));
+  core_->run_read(reading);
+  std::vector<LedgerLog::Told> told;
+  core_->end_commit(write->file->write(write->offset, write->bytes), now_, told);
+  core_->end_read(std::move(reading), now_, wall_);
+  EXPECT_LT(ship(), 20);
+  EXPECT_EQ(sent_, (std::vector<int64_t>{1, 2, 4}));
+  EXPECT_EQ(core_->counts().lost, 1u);
+  chores();
+  EXPECT_TRUE(kept(3));
+  EXPECT_EQ(kept(3)->size(), 512u) << "and nothing of what follows";
+}
+
+INSTANTIATE_TEST_SUITE_P(Written, UnderWay, testing::Values(512, 1'024, SIZE_MAX));
+
+// Zeros are no end where there must be a group.
+TEST_F(RunningDamage, AGroupOfZerosIsMissed) {
+  disk_.spoil(segment_name(1), places_[2], std::string(512, '\0'));
+  EXPECT_LT(ship(), 20);
+  EXPECT_EQ(sent_, (std::vector<int64_t>{1, 2}));
+  EXPECT_EQ(core_->counts().lost, 1u);
+  EXPECT_EQ(core_->counts().backlog, 0u);
+  bill_some(4, 4);
+  EXPECT_LT(ship(), 20);
+  EXPECT_EQ(sent_, (std::vector<int64_t>{1, 2, 4}));
+}
+
+// A start has told of it and kept it: not again, and what follows ships.
+TEST_F(RunningDamage, WhatAStartHasToldOfIsNotToldAgain) {
+  bill_some(4, 4);
+  spoil(2);
+  kill();
+  EXPECT_EQ(recovered_.alarms.size(), 1u);
+  EXPECT_EQ(recovered_.lost, (std::vector<Gap>{{2, 2}}));
+  ASSERT_TRUE(kept(2));
+  disk_.put(Quarantine::name_of(1, places_[1]), "seen");
+  commit();
+  EXPECT_LT(ship(), 20);
+  chores();
+  commit();
+  EXPECT_EQ(sent_, (std::vector<int64_t>{1, 3, 4}));
+  EXPECT_EQ(core_->counts().lost, 0u);
+  EXPECT_EQ(core_->counts().backlog, 0u);
+  EXPECT_EQ(kept(2), "seen");
+}
+
 // The greatest blocks that there are, and the least ledger: it takes work, and goes on doing so.
 class LargeBlocks : public LedgerCoreTest {
  protected:

@@ -1,6 +1,8 @@
 // Rules and their reasons: docs/ledger.md.
 #include "billing/ledger_log.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <utility>
@@ -33,7 +35,9 @@ LedgerLog::LedgerLog(Directory& directory, Settings settings, Start start)
       next_segment_(start.next_segment),
       tail_(start.tail),
       tail_bytes_(start.tail_bytes),
-      mark_to_write_(state_.mark()) {
+      mark_to_write_(state_.mark()),
+      quarantine_(directory) {
+  for (const Damage& damage : start.kept) kept_.emplace(damage.segment, damage.offset);
   for (SegmentView& view : start.views) {
     Segment segment;
     segment.view = view;
@@ -41,6 +45,7 @@ LedgerLog::LedgerLog(Directory& directory, Settings settings, Start start)
     segment.is_cut = segment.size <= view.end_bytes;
     closed_.emplace(view.number, std::move(segment));
   }
+  for (const Damage& damage : start.unkept) quarantine(damage);
 }
 
 // Room.
@@ -122,6 +127,23 @@ void LedgerLog::set_mark(uint64_t sequence) {
   mark_to_write_ = std::max(mark_to_write_, sequence);
 }
 
+void LedgerLog::quarantine(const Damage& damage) {
+  const bool is_here =
+      closed_.contains(damage.segment) || (current_ && current_->view.number == damage.segment);
+  if (is_here && kept_.emplace(damage.segment, damage.offset).second) unkept_.push_back(damage);
+}
+
+bool LedgerLog::has_unkept(uint64_t segment) const {
+  return std::any_of(unkept_.begin(), unkept_.end(),
+                     [&](const Damage& damage) { return damage.segment == segment; });
+}
+
+uint64_t LedgerLog::mark_wanted() const {
+  uint64_t mark = mark_to_write_;
+  for (const Damage& damage : unkept_) mark = std::min(mark, damage.after);
+  return mark;
+}
+
 // The oldest segment could go, were it not for its open intents.
 bool LedgerLog::has_settled_work() const {
   const LedgerState::Segment* const settled = state_.find_settled();
@@ -130,7 +152,7 @@ bool LedgerLog::has_settled_work() const {
 
 // A mark frees a segment only from a later one (I5).
 bool LedgerLog::needs_mark() const {
-  if (mark_to_write_ > state_.mark()) return true;
+  if (mark_wanted() > state_.mark()) return true;
   if (state_.segments().size() < 2 || !current_) return false;
   const LedgerState::Segment& oldest = state_.segments().begin()->second;
   return oldest.last_sequence <= state_.mark() && state_.mark_segment() <= oldest.number &&
@@ -168,7 +190,7 @@ void LedgerLog::fill_group() {
   while (!pending_.empty() && builder_.size() < most) take_pending();
   // Behind the dead ones that it passes.
   has_mark_ = needs_mark() && !has_pending_dead();
-  if (has_mark_) add_to_group({MarkRecord{mark_to_write_}});
+  if (has_mark_) add_to_group({MarkRecord{std::max(mark_wanted(), state_.mark())}});
 }
 
 // They come before what this group says of an id itself: that is newer, and may close it.
@@ -311,8 +333,10 @@ std::optional<LedgerLog::Chore> LedgerLog::pick_removal() const {
   using Kind = Chore::Kind;
   if (!failed_.empty()) return Chore{.kind = Kind::kRemove, .number = failed_.front().view.number};
   const LedgerState::Segment* const settled = state_.find_settled();
-  if (settled == nullptr || settled->open > 0 || !closed_.contains(settled->number))
+  if (settled == nullptr || settled->open > 0 || !closed_.contains(settled->number) ||
+      has_unkept(settled->number)) {
     return std::nullopt;
+  }
   if (!settled->has_side_records) return Chore{.kind = Kind::kRemove, .number = settled->number};
   return Chore{.kind = Kind::kSaveSide, .sequence = state_.last_sequence()};
 }
@@ -321,7 +345,7 @@ std::optional<LedgerLog::Chore> LedgerLog::pick_cut() const {
   // Not before something is durable behind it: a start copies the last group of the segment before.
   if (!current_ || current_->used() == 0) return std::nullopt;
   for (const auto& [number, segment] : closed_) {
-    if (segment.is_cut) continue;
+    if (segment.is_cut || has_unkept(number)) continue;
     return Chore{.kind = Chore::Kind::kCut,
                  .number = number,
                  .bytes = segment.used(),
@@ -330,11 +354,23 @@ std::optional<LedgerLog::Chore> LedgerLog::pick_cut() const {
   return std::nullopt;
 }
 
+std::optional<LedgerLog::Chore> LedgerLog::pick_quarantine() const {
+  if (unkept_.empty()) return std::nullopt;
+  const Damage& damage = unkept_.front();
+  const auto closed = closed_.find(damage.segment);
+  return Chore{.kind = Chore::Kind::kQuarantine,
+               .number = damage.segment,
+               .offset = damage.offset,
+               .bytes = damage.size,
+               .file = (closed == closed_.end() ? *current_ : closed->second).view.file};
+}
+
 // What failed comes after all others: a full disk must not keep a segment from going.
 std::optional<LedgerLog::Chore> LedgerLog::pick_chore(MonotonicTime now) const {
   if (is_chore_under_way_ || (chore_retry_at_ && now < *chore_retry_at_)) return std::nullopt;
   std::optional<Chore> failed;
-  for (const auto pick : {&LedgerLog::pick_spare, &LedgerLog::pick_removal, &LedgerLog::pick_cut}) {
+  for (const auto pick : {&LedgerLog::pick_spare, &LedgerLog::pick_removal, &LedgerLog::pick_cut,
+                          &LedgerLog::pick_quarantine}) {
     std::optional<Chore> chore = (this->*pick)();
     if (chore && chore->kind != failed_kind_) return chore;
     if (chore) failed = std::move(chore);
@@ -350,6 +386,19 @@ std::optional<LedgerLog::Chore> LedgerLog::next_chore(MonotonicTime now) {
   if (chore->kind == Chore::Kind::kMakeSpare) ++next_segment_;
   if (chore->kind == Chore::Kind::kSaveSide) chore->content = state_.side_file();
   return chore;
+}
+
+int LedgerLog::run_quarantine(Chore& chore) {
+  std::string bytes;
+  if (const int error = read_bytes(*chore.file, chore.offset, chore.bytes, bytes); error != 0)
+    return error;
+  const std::string name = Quarantine::name_of(chore.number, chore.offset);
+  const int error = quarantine_.keep_bytes(name, bytes);
+  if (error != 0 && error != EDQUOT) return error;
+  chore.content = fmt::format("{} bytes at {} of {} are damaged; {}{}", chore.bytes, chore.offset,
+                              segment_name(chore.number), error == 0 ? "kept as " : "not kept: ",
+                              error == 0 ? name : "the quarantine is full");
+  return 0;
 }
 
 int LedgerLog::run_chore(Chore& chore) {
@@ -369,6 +418,8 @@ int LedgerLog::run_chore(Chore& chore) {
     case Chore::Kind::kRemove:
       error = directory_.remove(name);
       return error != 0 && error != ENOENT ? error : directory_.sync();
+    case Chore::Kind::kQuarantine:
+      return run_quarantine(chore);
   }
   return error;
 }
@@ -404,7 +455,11 @@ void LedgerLog::end_chore(const Chore& chore, int error, MonotonicTime now) {
       } else {
         state_.drop_segment(chore.number);
         closed_.erase(chore.number);
+        std::erase_if(kept_, [&](const auto& place) { return place.first == chore.number; });
       }
+      break;
+    case Chore::Kind::kQuarantine:
+      unkept_.pop_front();
       break;
   }
 }

@@ -11,14 +11,18 @@
 #pragma once
 
 #include <deque>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/file.h"
 #include "billing/ledger_state.h"
+#include "billing/quarantine.h"
 #include "billing/segment.h"
 #include "billing/settlement.h"
 
@@ -33,6 +37,21 @@ struct SegmentView {
   size_t header_bytes = 0;
   size_t block_bytes = 0;
   std::shared_ptr<File> file;
+};
+
+// Bytes of a segment that are no records, and the last sequence before them.
+struct Damage {
+  uint64_t segment = 0;
+  uint64_t offset = 0;
+  uint64_t size = 0;
+  uint64_t after = 0;
+};
+
+// Records that were durable and are not there.
+struct Gap {
+  uint64_t first = 0;
+  uint64_t last = 0;
+  bool operator==(const Gap&) const = default;
 };
 
 class LedgerLog {
@@ -64,6 +83,7 @@ class LedgerLog {
     // cuts the old one off.
     size_t tail = 0;
     size_t tail_bytes = 0;
+    std::vector<Damage> kept, unkept;  // in the quarantine, or not yet: see quarantine()
   };
   LedgerLog(Directory& directory, Settings settings, Start start);
 
@@ -83,6 +103,9 @@ class LedgerLog {
   void append(Append append) { pending_.push_back(std::move(append)); }
   // The next group ends with a mark. Only ever grows.
   void set_mark(uint64_t sequence);
+  // A chore puts these bytes into the quarantine, once. Until then no mark passes them, and their
+  // segment is neither cut nor removed.
+  void quarantine(const Damage& damage);
 
   struct Told {
     Append append;  // its record is the caller's now
@@ -106,12 +129,13 @@ class LedgerLog {
 
   // Work on files that nobody waits for.
   struct Chore {
-    enum class Kind : uint8_t { kMakeSpare, kCut, kSaveSide, kRemove };
+    enum class Kind : uint8_t { kMakeSpare, kCut, kSaveSide, kRemove, kQuarantine };
     Kind kind = Kind::kMakeSpare;
     uint64_t number = 0;    // of the segment
     uint64_t sequence = 0;  // kSaveSide
-    uint64_t bytes = 0;     // kMakeSpare, kCut: its size
-    std::string content{};  // kSaveSide
+    uint64_t offset = 0;    // kQuarantine
+    uint64_t bytes = 0;     // kMakeSpare, kCut: its size; kQuarantine
+    std::string content{};  // kSaveSide; kQuarantine, once it has run: what to tell
     std::shared_ptr<File> file{};
   };
   std::optional<Chore> next_chore(MonotonicTime now);
@@ -147,6 +171,8 @@ class LedgerLog {
   void fill_group();
   void take_pending();
   uint64_t spare_bytes() const;
+  uint64_t mark_wanted() const;
+  bool has_unkept(uint64_t segment) const;
   void add_copies(size_t most);
   void add_to_group(Append append);
   bool has_settled_work() const;
@@ -164,6 +190,8 @@ class LedgerLog {
   std::optional<Chore> pick_spare() const;
   std::optional<Chore> pick_removal() const;
   std::optional<Chore> pick_cut() const;
+  std::optional<Chore> pick_quarantine() const;
+  int run_quarantine(Chore& chore);
 
   Directory& directory_;
   const Settings settings_;
@@ -185,8 +213,11 @@ class LedgerLog {
   std::deque<Segment> spares_;
   std::map<uint64_t, Segment> closed_;  // by number
   std::deque<Segment> failed_;          // nothing in them counts: to be removed
-  size_t copies_ = 0;                   // records at the front of group_ that nobody appended
-  bool has_mark_ = false;               // nor its last one
+  std::deque<Damage> unkept_;
+  std::set<std::pair<uint64_t, uint64_t>> kept_;  // segment and offset of what is not in unkept_
+  Quarantine quarantine_;                         // the keeper's
+  size_t copies_ = 0;      // records at the front of group_ that nobody appended
+  bool has_mark_ = false;  // nor its last one
   size_t write_bytes_ = 0;
   bool is_writing_ = false;
   bool has_failed_once_ = false;  // the group in hand

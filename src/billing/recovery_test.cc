@@ -454,6 +454,19 @@ TEST_F(DamageTest, TheHeaderOfTheNewestSegment) {
   }
 }
 
+// What it held, nobody knows, nor up to which sequence: streams that were open before it may have
+// ended in it.
+TEST_F(DamageTest, TheHeaderOfTheNewestSegmentIsDamagedInWhichAStreamEnded) {
+  rig_.roll(10);
+  rig_.commit(bill(101));
+  rig_.commit(true);
+  flip(2, 30);
+  const Recovered found = recover();
+  EXPECT_EQ(found.alarms.size(), 1u);
+  EXPECT_EQ(found.billed, 0u) << "not from progress";
+  EXPECT_EQ(found.unresolved, 2u);
+}
+
 TEST_F(DamageTest, AnOlderSegmentIsGone) {
   rig_.roll(10);
   rig_.commit(true);
