@@ -2,6 +2,8 @@
 // a request costs is outcome's. Here they meet.
 #include "billing/ledger_core.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -73,6 +75,7 @@ LedgerCore::LedgerCore(Directory& directory, Log& log, const LedgerSettings& set
   // Those of `first` are counted as they become durable; the others can be read at once.
   for (Record& record : recovered.first) {
     if (std::holds_alternative<EventRecord>(record)) ++first_events_;
+    if (std::holds_alternative<DeadRecord>(record)) ++dead_pending_;
     ledger_.append({std::move(record)});
   }
   unread_events_ = recovered.backlog - first_events_;
@@ -109,8 +112,9 @@ void LedgerCore::open(const Intent& intent, bool may_bill_running, Waiter& waite
   append({.record = IntentRecord{intent, may_bill_running}, .waiter = &waiter, .gives_up = true});
 }
 
-void LedgerCore::progress(const ObjectId& id, const Figure& figure, bool is_final) {
+bool LedgerCore::progress(const ObjectId& id, const Figure& figure, bool is_final) {
   progress_[id] = {figure, is_final};
+  return progress_.size() == 1;
 }
 
 void LedgerCore::count_outcome(const Record& record, int64_t by) {
@@ -202,6 +206,7 @@ void LedgerCore::end_commit(int error, MonotonicTime now, std::vector<LedgerLog:
   ++counts_.commits;
   tell_of_writing(error, was_failing);
   for (const LedgerLog::Told& one : told) note_told(one, now);
+  bury_withheld();
 }
 
 void LedgerCore::tell_of_writing(int error, bool was_failing) {
@@ -221,6 +226,7 @@ void LedgerCore::note_told(const LedgerLog::Told& told, MonotonicTime now) {
     --waiting_;
     if (told.append.room > 0) --active_;
   }
+  if (std::holds_alternative<DeadRecord>(record)) --dead_pending_;
   if (told.is_durable) {
     const auto* const event = std::get_if<EventRecord>(&record);
     if (event == nullptr) return;
@@ -239,7 +245,8 @@ void LedgerCore::note_told(const LedgerLog::Told& told, MonotonicTime now) {
 // The shipper.
 
 bool LedgerCore::wants_reading(MonotonicTime now) const {
-  if (shipper_.size() >= Shipper::kBatchMax || (read_again_ && now < *read_again_)) return false;
+  if (shipper_.size() >= Shipper::kBatchMax || !withheld_.empty()) return false;
+  if (read_again_ && now < *read_again_) return false;
   if (reader_.last_sequence() >= ledger_.durable_sequence()) return false;
   if (is_closing_ || unread_events_ >= Shipper::kBatchMax) return true;
   if (unread_events_ > 0 && now >= unread_since_ + gathering_) return true;
@@ -256,7 +263,8 @@ LedgerCore::Step LedgerCore::next_step(MonotonicTime now,
   if (wants_reading(now)) return Step::kRead;
   if (shipper_.due() && *shipper_.due() <= now) return Step::kBatch;
   const bool has_unread = unread_events_ > 0 && reader_.last_sequence() < durable;
-  if (has_unread && !read_again_ && shipper_.size() < Shipper::kBatchMax) {
+  const bool may_read = !read_again_ && withheld_.empty() && shipper_.size() < Shipper::kBatchMax;
+  if (has_unread && may_read) {
     const MonotonicTime due = unread_since_ + gathering_;
     later = std::min(later.value_or(MonotonicTime::max()), due);
   }
@@ -306,6 +314,12 @@ void LedgerCore::end_read(Reading reading, MonotonicTime now, WallMs wall_now) {
     counts_.lost += lost;
   }
   if (unread_events_ > 0) unread_since_ = now;
+  if (!withheld_.empty()) {  // nothing is read from now on: once
+    log_.error(
+        "ledger: {} events are dead: those that are too old to send wait, and all behind "
+        "them",
+        kDeadMax);
+  }
   move_mark();
 }
 
@@ -315,6 +329,7 @@ void LedgerCore::take_event(LedgerReader::Item item, MonotonicTime since, WallMs
   if (unread_events_ > 0) --unread_events_;
   const bool is_old = wall_now - record->event.date_created > settings_.max_replay_age.count();
   if (is_old && record->origin != Origin::kByHand) {
+    if (!withheld_.empty() || !can_bury()) return withheld_.push_back(std::move(item));
     bury(std::move(record->event), "older than max_replay_age", DeadRecord::Kind::kWithheld);
   } else {
     shipper_.push(item.sequence, std::move(record->event), since);
@@ -323,7 +338,9 @@ void LedgerCore::take_event(LedgerReader::Item item, MonotonicTime since, WallMs
 
 // Everything before the oldest event that waits is settled.
 void LedgerCore::move_mark() {
-  const uint64_t mark = shipper_.oldest().value_or(reader_.last_sequence() + 1) - 1;
+  uint64_t oldest = shipper_.oldest().value_or(reader_.last_sequence() + 1);
+  if (!withheld_.empty()) oldest = std::min(oldest, withheld_.front().sequence);
+  const uint64_t mark = oldest - 1;
   const uint64_t before = ledger_.state().mark();
   const auto& segments = ledger_.state().segments();
   const uint64_t oldest_end = segments.empty() ? 0 : segments.begin()->second.last_sequence;
@@ -333,11 +350,25 @@ void LedgerCore::move_mark() {
   ledger_.set_mark(mark);
 }
 
+bool LedgerCore::can_bury(size_t more) const {
+  return ledger_.state().dead().size() + dead_pending_ + more <= kDeadMax;
+}
+
+// When a person has made room among the dead.
+void LedgerCore::bury_withheld() {
+  while (!withheld_.empty() && can_bury()) {
+    Event event = std::move(std::get<EventRecord>(withheld_.front().record).event);
+    withheld_.pop_front();
+    bury(std::move(event), "older than max_replay_age", DeadRecord::Kind::kWithheld);
+  }
+}
+
 void LedgerCore::bury(Event event, std::string reason, DeadRecord::Kind kind) {
   log_.error("never sent again ({}): {}", reason, describe(event));
   ++counts_.dead;
   --counts_.backlog;
   has_settled_ = true;
+  ++dead_pending_;
   ledger_.append({.record = DeadRecord{std::move(event), std::move(reason), kind}});
 }
 
@@ -352,7 +383,15 @@ void LedgerCore::tell_of_shipping(const Shipper::Answer& answer, const std::stri
   }
 }
 
-std::vector<Event> LedgerCore::end_batch(const BatchResult& result, MonotonicTime now) {
+std::vector<Event> LedgerCore::end_batch(BatchResult result, MonotonicTime now) {
+  size_t refused = 0;
+  for (Delivery& delivery : result.deliveries) {
+    if (delivery == Delivery::kRefused && !can_bury(++refused)) delivery = Delivery::kRetry;
+  }
+  if (!can_bury(refused)) {
+    result.detail = fmt::format("{} events are dead, and no more are given up; refused: {}",
+                                kDeadMax, result.detail);
+  }
   Shipper::Answer answer = shipper_.answer(result, now);
   counts_.delivered += answer.delivered.size();
   counts_.backlog -= answer.delivered.size();
@@ -372,7 +411,7 @@ void LedgerCore::hurry() {
 
 bool LedgerCore::is_drained() const {
   return !ledger_.has_pending() && !ledger_.is_writing() && shipper_.size() == 0 &&
-         reader_.last_sequence() >= ledger_.durable_sequence();
+         withheld_.empty() && reader_.last_sequence() >= ledger_.durable_sequence();
 }
 
 DurableCounts LedgerCore::counts() const {

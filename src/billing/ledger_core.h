@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <optional>
 #include <string>
@@ -36,6 +37,7 @@ struct DurableCounts {
   uint64_t recovered_billed = 0, recovered_unresolved = 0;  // streams that a crash left open
   uint64_t bytes_used = 0;
   uint64_t commits = 0;
+  uint64_t writer_wakes = 0;  // from sleep, by others
 };
 
 struct LedgerSettings {
@@ -53,7 +55,8 @@ struct LedgerSettings {
 class LedgerCore {
  public:
   // Beyond so many unresolved ones, the backends that make them get no new work; beyond so many
-  // dead ones, the database's refusals hold the shipping up like an outage.
+  // dead ones, what the database refuses is sent again like in an outage, and what is too old to
+  // send holds up all behind it: something is wrong that a person must see first.
   static constexpr size_t kUnresolvedMax = 10'000;
   static constexpr size_t kDeadMax = 10'000;
   static constexpr uint64_t kSegmentBytesMax = uint64_t{16} << 20;
@@ -71,7 +74,8 @@ class LedgerCore {
   bool reserve(const Intent& intent);
   void release(const Intent& intent);
   void open(const Intent& intent, bool may_bill_running, Waiter& waiter);
-  void progress(const ObjectId& id, const Figure& figure, bool is_final);
+  // True: the first since the writer took what there was.
+  bool progress(const ObjectId& id, const Figure& figure, bool is_final);
   // True: its waiter is to be told at once, by the caller; it is not waited for.
   [[nodiscard]] bool settle(Settlement settlement, Waiter& waiter);
 
@@ -101,7 +105,7 @@ class LedgerCore {
   void run_read(Reading& reading);  // blocks; touches nothing but the shipper's own reader
   void end_read(Reading reading, MonotonicTime now, WallMs wall_now);
   std::vector<Event> begin_batch() { return shipper_.take(); }
-  std::vector<Event> end_batch(const BatchResult& result, MonotonicTime now);  // the delivered ones
+  std::vector<Event> end_batch(BatchResult result, MonotonicTime now);  // the delivered ones
   // The end: everything at once, and nothing new.
   void hurry();
   bool is_drained() const;  // all that is durable is settled with the database, and all is durable
@@ -123,6 +127,8 @@ class LedgerCore {
   void tell_of_gaps();
   void take_event(LedgerReader::Item item, MonotonicTime since, WallMs wall_now);
   void tell_of_shipping(const Shipper::Answer& answer, const std::string& detail);
+  bool can_bury(size_t more = 1) const;
+  void bury_withheld();
   void bury(Event event, std::string reason, DeadRecord::Kind kind);
   void move_mark();
   bool wants_reading(MonotonicTime now) const;
@@ -142,6 +148,8 @@ class LedgerCore {
   Shipper shipper_;
   LedgerReader reader_;
   std::vector<Gap> gaps_told_;               // by recovery
+  std::deque<LedgerReader::Item> withheld_;  // events, too old to send, beyond kDeadMax
+  size_t dead_pending_ = 0;                  // dead ones that are not durable yet
   std::optional<MonotonicTime> read_again_;  // the disk could not be read
   uint64_t first_events_ = 0;                // of Recovered::first that are not durable again
   uint64_t unread_events_ = 0;               // durable, and not read by the shipper yet

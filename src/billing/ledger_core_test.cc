@@ -57,8 +57,8 @@ class LedgerCoreTest : public testing::Test {
   }
   // All that is pending, in as many groups as that takes.
   void commit() {
-    std::vector<LedgerLog::Told> told;
     while (core_->files().has_pending() || core_->files().has_upkeep()) {
+      std::vector<LedgerLog::Told> told;
       const auto write = core_->begin_commit(now_, false);
       if (!write) return;
       core_->end_commit(write->file->write(write->offset, write->bytes), now_, told);
@@ -147,6 +147,60 @@ TEST_F(LedgerCoreTest, ABackendThatMakesManyUnresolvedOnesWaitsForThemToBeResolv
   commit();
   EXPECT_FALSE(is_taken("bad")) << "as many as before";
   EXPECT_TRUE(is_taken("worse")) << "it has none any more";
+}
+
+// Dead events.
+
+class ManyDead : public LedgerCoreTest {
+ protected:
+  static constexpr uint16_t kMore = 50;
+  void bill_all() {
+    constexpr uint16_t kAll = LedgerCore::kDeadMax + kMore;
+    for (uint16_t i = 1; i <= kAll; i += 100) bill_some(i, std::min<uint16_t>(i + 99, kAll));
+  }
+  size_t dead() const { return core_->files().state().dead().size(); }
+};
+
+TEST_F(ManyDead, BeyondTheBoundRefusalsAreRetriedAndNotBuried) {
+  answer_ = kRefused;
+  bill_all();
+  ship(200);
+  commit();
+  EXPECT_EQ(dead(), LedgerCore::kDeadMax);
+  EXPECT_EQ(core_->counts().backlog, kMore);
+  EXPECT_FALSE(core_->is_drained());
+  EXPECT_LT(core_->files().state().mark(), core_->files().durable_sequence() - kMore);
+  kill();
+  commit();
+  EXPECT_EQ(dead(), LedgerCore::kDeadMax);
+  ship(200);
+  commit();
+  EXPECT_EQ(dead(), LedgerCore::kDeadMax) << "nor in the next life";
+  answer_ = kDelivered;
+  sent_.clear();
+  ship();
+  EXPECT_EQ(sent_.size(), kMore);
+  EXPECT_EQ(core_->counts().backlog, 0u);
+}
+
+TEST_F(ManyDead, BeyondTheBoundWhatIsTooOldWaits) {
+  settings_.max_replay_age = milliseconds(1'000);
+  kill();
+  wall_ = kWall + 10'000;
+  bill_all();
+  EXPECT_LT(ship(), 500) << "and nothing turns round and round";
+  commit();
+  EXPECT_LT(ship(), 500);
+  EXPECT_EQ(dead(), LedgerCore::kDeadMax);
+  EXPECT_EQ(core_->counts().backlog, kMore);
+  EXPECT_FALSE(core_->is_drained());
+  EXPECT_TRUE(sent_.empty());
+  settings_.max_replay_age = milliseconds(1'000'000);
+  kill();
+  commit();
+  ship();
+  EXPECT_EQ(sent_.size(), kMore) << "the mark has not passed them";
+  EXPECT_EQ(core_->counts().backlog, 0u);
 }
 
 // Damage that comes while it runs. Bills 1 to 3 are durable, each in a group of its own; one of
