@@ -50,9 +50,7 @@ struct DurableLedger::State {
   void keep();
   void ship();
   void ship_batch(Lock& lock);
-  void wake_writer() {
-    if (is_writer_asleep) writer_wake.notify_one();
-  }
+  void wake_writer(bool has_kept_files = false);
 
   const std::unique_ptr<Directory> directory;
   const std::shared_ptr<Database> database;
@@ -65,7 +63,17 @@ struct DurableLedger::State {
   std::condition_variable writer_wake, keeper_wake, shipper_wake;
   std::condition_variable ended;  // close(): a thread has ended, or is in the database
   LedgerCore core;
-  bool is_writer_asleep = false, is_shipper_asleep = false;
+  enum class Sleep : uint8_t {
+    kAwake,
+    kForWork,     // or for the time when some is due
+    kForGap,      // between commits
+    kForSegment,  // to write to
+    kForRetry,    // while the disk fails
+  };
+  Sleep writer_sleep = Sleep::kAwake;
+  uint64_t writer_wakes = 0;
+  bool is_shipper_asleep = false;
+  bool is_keeper_asleep = false;  // and no time comes at which it looks by itself
   bool is_in_database = false;
   bool is_closing = false;
   bool is_writing_stopped = false, is_shipping_stopped = false, is_keeping_stopped = false;
@@ -81,13 +89,34 @@ struct DurableLedger::Threads {
 
 // The writer.
 
+// A system call, and a turn of another thread: only where it would do something. While it waits for
+// the gap to pass it comes by itself, unless nobody is left who could come along.
+void DurableLedger::State::wake_writer(bool has_kept_files) {
+  switch (writer_sleep) {
+    case Sleep::kAwake:
+    case Sleep::kForRetry:
+      return;
+    case Sleep::kForGap:
+      if (!core.everybody_waits()) return;
+      break;
+    case Sleep::kForSegment:
+      if (!has_kept_files) return;
+      break;
+    case Sleep::kForWork:
+      break;
+  }
+  writer_sleep = Sleep::kAwake;
+  ++writer_wakes;
+  writer_wake.notify_one();
+}
+
 void DurableLedger::State::commit(Lock& lock) {
   const MonotonicTime begun = monotonic_now();
   const std::optional<LedgerLog::Write> write = core.begin_commit(begun, is_writing_stopped);
   if (!write) {  // no segment to write to: the keeper makes one
-    is_writer_asleep = true;
+    writer_sleep = Sleep::kForSegment;
     writer_wake.wait_for(lock, kRecheck);
-    is_writer_asleep = false;
+    writer_sleep = Sleep::kAwake;
     return;
   }
   writing_since = begun.time_since_epoch().count();
@@ -122,9 +151,11 @@ void DurableLedger::State::write() {
       commit(lock);
       continue;
     }
-    is_writer_asleep = true;
+    writer_sleep = core.files().next_try()      ? Sleep::kForRetry
+                   : core.files().has_pending() ? Sleep::kForGap
+                                                : Sleep::kForWork;
     wait(writer_wake, lock, when);
-    is_writer_asleep = false;
+    writer_sleep = Sleep::kAwake;
   }
   if (!is_left) commit(lock);  // an empty group, as a witness of what was before it
   has_writer_ended = true;
@@ -139,7 +170,9 @@ void DurableLedger::State::keep() {
     LedgerLog& files = core.files();
     std::optional<LedgerLog::Chore> chore = files.next_chore(monotonic_now());
     if (!chore) {
+      is_keeper_asleep = !files.next_chore_at();
       wait(keeper_wake, lock, files.next_chore_at());
+      is_keeper_asleep = false;
       continue;
     }
     lock.unlock();
@@ -152,7 +185,7 @@ void DurableLedger::State::keep() {
     } else if (chore->kind == LedgerLog::Chore::Kind::kQuarantine) {
       log.error("ledger: {}", chore->content);
     }
-    wake_writer();
+    wake_writer(true);
   }
   has_keeper_ended = true;
   ended.notify_all();
@@ -215,7 +248,13 @@ void DurableLedger::State::ship() {
 bool DurableLedger::reserve(const Intent& intent) {
   if (is_stalled()) return false;
   const std::lock_guard lock(state_->mutex);
-  return state_->core.reserve(intent);
+  const bool is_taken = state_->core.reserve(intent);
+  // In time for the next ones.
+  if (state_->is_keeper_asleep && state_->core.files().wants_spare()) {
+    state_->is_keeper_asleep = false;
+    state_->keeper_wake.notify_one();
+  }
+  return is_taken;
 }
 
 void DurableLedger::release(const Intent& intent) {
@@ -236,8 +275,7 @@ void DurableLedger::open(const Intent& intent, bool may_bill_running, Waiter& wa
 
 void DurableLedger::progress(const ObjectId& id, const Figure& figure, bool is_final) {
   const std::lock_guard lock(state_->mutex);
-  state_->core.progress(id, figure, is_final);
-  state_->wake_writer();
+  if (state_->core.progress(id, figure, is_final)) state_->wake_writer();
 }
 
 void DurableLedger::settle(Settlement settlement, Waiter& waiter) {
@@ -261,7 +299,9 @@ bool DurableLedger::is_stalled() const {
 
 DurableCounts DurableLedger::counts() const {
   const std::lock_guard lock(state_->mutex);
-  return state_->core.counts();
+  DurableCounts counts = state_->core.counts();
+  counts.writer_wakes = state_->writer_wakes;
+  return counts;
 }
 
 void DurableLedger::set_observer(void (*observer)(const Event& event, void* context),

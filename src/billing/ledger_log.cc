@@ -109,14 +109,13 @@ uint64_t LedgerLog::spare_bytes() const {
 }
 
 bool LedgerLog::wants_spare() const {
-  const uint64_t bytes = bytes_used() + spare_bytes();
   // What is owed goes somewhere in a full log, too, one segment at a time: without a mark none
   // would ever go. It may be full beyond its bound: max_bytes was made smaller.
   const bool has_place = !spares_.empty() || (current_ && usable(*current_) > 0);
   if (!has_place) return true;
-  if (bytes > settings_.max_bytes / 100 * kFullPercent) return false;
-  return !is_ready() || spares_.size() < kSparesMin ||
-         bytes_available() < reserved_ + kSparesMin * settings_.segment_bytes;
+  const bool is_low = !is_ready() || spares_.size() < kSparesMin ||
+                      bytes_available() < reserved_ + kSparesMin * settings_.segment_bytes;
+  return is_low && bytes_used() + spare_bytes() <= settings_.max_bytes / 100 * kFullPercent;
 }
 
 // Appending.

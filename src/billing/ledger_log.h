@@ -154,6 +154,7 @@ class LedgerLog {
   bool has_upkeep() const;  // a mark, or copies of open intents: can wait for others to come along
   bool is_writing() const { return is_writing_; }
   bool is_failing() const { return is_failing_; }
+  bool wants_spare() const;     // a chore should make one
   bool is_ready() const;        // there is a segment to write to, and the spares
   uint64_t bytes_used() const;  // of all segments, spares among them
   uint64_t bytes_available() const;
@@ -185,7 +186,6 @@ class LedgerLog {
   void clear_group();
   size_t header_room() const;
   uint64_t usable(const Segment& segment) const;
-  bool wants_spare() const;
   std::optional<Chore> pick_chore(MonotonicTime now) const;
   std::optional<Chore> pick_spare() const;
   std::optional<Chore> pick_removal() const;
