@@ -221,8 +221,10 @@ std::optional<LedgerLog::Write> LedgerLog::begin_write(MonotonicTime now, bool w
   header_.number = current_->view.number;
   header_.first_sequence = sequence + 1;
   header_.cutoffs.clear();
-  for (const auto& [number, segment] : closed_)
-    header_.cutoffs.push_back({number, segment.view.last_sequence});
+  for (const auto& [number, segment] : closed_) {
+    const bool is_empty = segment.view.last_sequence < segment.view.first_sequence;
+    header_.cutoffs.push_back({number, is_empty ? 0 : segment.view.last_sequence});
+  }
   for (const Segment& segment : failed_) header_.cutoffs.push_back({segment.view.number, 0});
   std::sort(header_.cutoffs.begin(), header_.cutoffs.end(),
             [](const Cutoff& a, const Cutoff& b) { return a.number < b.number; });

@@ -454,6 +454,26 @@ TEST_F(DamageTest, TheHeaderOfTheNewestSegment) {
   }
 }
 
+// A copy of the tail that the next start copied again: a power cut may still tear it, which loses
+// nothing.
+TEST_F(RecoveryTest, ACopyThatWasCopiedAgainIsNoLossWithoutItsHeader) {
+  rig_.commit(bill(1));
+  rig_.commit(bill(2));
+  for (int life = 0; life < 2; ++life) {
+    rig_.kill();
+    rig_.start();
+    rig_.commit();
+  }
+  const auto views = rig_.log->views();
+  ASSERT_EQ(views.size(), 3u);
+  EXPECT_EQ(rig_.header(views[2].number).header.cutoffs,
+            (std::vector<Cutoff>{{1, 1}, {views[1].number, 0}}));
+  flip(views[1].number, 30);
+  const Recovered found = recover();
+  EXPECT_TRUE(found.alarms.empty()) << found.alarms[0];
+  EXPECT_EQ(waiting(found), (Numbers{1, 2}));
+}
+
 // What it held, nobody knows, nor up to which sequence: streams that were open before it may have
 // ended in it.
 TEST_F(DamageTest, TheHeaderOfTheNewestSegmentIsDamagedInWhichAStreamEnded) {
