@@ -43,6 +43,7 @@ LedgerAnswer tell_counts(const DurableCounts& counts) {
       {"recovered_unresolved", counts.recovered_unresolved},
       {"delivered", counts.delivered},
       {"dead", counts.dead},
+      {"lost", counts.lost},
       {"backlog", counts.backlog},
       {"bytes_used", counts.bytes_used},
       {"commits", counts.commits},

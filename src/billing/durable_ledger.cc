@@ -51,9 +51,7 @@ struct DurableLedger::State {
   void keep();
   void ship();
   void ship_batch(Lock& lock);
-  void wake_writer() {
-    if (is_writer_asleep) writer_wake.notify_one();
-  }
+  void wake_writer(bool has_kept_files = false);
 
   const std::unique_ptr<Directory> directory;
   const std::shared_ptr<Database> database;
@@ -66,7 +64,17 @@ struct DurableLedger::State {
   std::condition_variable writer_wake, keeper_wake, shipper_wake;
   std::condition_variable ended;  // close(): a thread has ended, or is in the database
   LedgerCore core;
-  bool is_writer_asleep = false, is_shipper_asleep = false;
+  enum class Sleep : uint8_t {
+    kAwake,
+    kForWork,     // or for the time when some is due
+    kForGap,      // between commits
+    kForSegment,  // to write to
+    kForRetry,    // while the disk fails
+  };
+  Sleep writer_sleep = Sleep::kAwake;
+  uint64_t writer_wakes = 0;
+  bool is_shipper_asleep = false;
+  bool is_keeper_asleep = false;  // and no time comes at which it looks by itself
   bool is_in_database = false;
   bool is_closing = false;
   bool is_writing_stopped = false, is_shipping_stopped = false, is_keeping_stopped = false;
@@ -82,13 +90,34 @@ struct DurableLedger::Threads {
 
 // The writer.
 
+// A system call, and a turn of another thread: only where it would do something. While it waits for
+// the gap to pass it comes by itself, unless nobody is left who could come along.
+void DurableLedger::State::wake_writer(bool has_kept_files) {
+  switch (writer_sleep) {
+    case Sleep::kAwake:
+    case Sleep::kForRetry:
+      return;
+    case Sleep::kForGap:
+      if (!core.everybody_waits()) return;
+      break;
+    case Sleep::kForSegment:
+      if (!has_kept_files) return;
+      break;
+    case Sleep::kForWork:
+      break;
+  }
+  writer_sleep = Sleep::kAwake;
+  ++writer_wakes;
+  writer_wake.notify_one();
+}
+
 void DurableLedger::State::commit(Lock& lock) {
   const MonotonicTime begun = monotonic_now();
   const std::optional<LedgerLog::Write> write = core.begin_commit(begun, is_writing_stopped);
   if (!write) {  // no segment to write to: the keeper makes one
-    is_writer_asleep = true;
+    writer_sleep = Sleep::kForSegment;
     writer_wake.wait_for(lock, kRecheck);
-    is_writer_asleep = false;
+    writer_sleep = Sleep::kAwake;
     return;
   }
   writing_since = begun.time_since_epoch().count();
@@ -123,9 +152,11 @@ void DurableLedger::State::write() {
       commit(lock);
       continue;
     }
-    is_writer_asleep = true;
+    writer_sleep = core.files().next_try()      ? Sleep::kForRetry
+                   : core.files().has_pending() ? Sleep::kForGap
+                                                : Sleep::kForWork;
     wait(writer_wake, lock, when);
-    is_writer_asleep = false;
+    writer_sleep = Sleep::kAwake;
   }
   if (!is_left) commit(lock);  // an empty group, as a witness of what was before it
   has_writer_ended = true;
@@ -140,7 +171,9 @@ void DurableLedger::State::keep() {
     LedgerLog& files = core.files();
     std::optional<LedgerLog::Chore> chore = files.next_chore(monotonic_now());
     if (!chore) {
+      is_keeper_asleep = !files.next_chore_at();
       wait(keeper_wake, lock, files.next_chore_at());
+      is_keeper_asleep = false;
       continue;
     }
     lock.unlock();
@@ -150,8 +183,10 @@ void DurableLedger::State::keep() {
     files.end_chore(*chore, error, monotonic_now());
     if (error != 0) {
       log.error("ledger: its files cannot be kept: {}; trying again", std::strerror(error));
+    } else if (chore->kind == LedgerLog::Chore::Kind::kQuarantine) {
+      log.error("ledger: {}", chore->content);
     }
-    wake_writer();
+    wake_writer(true);
   }
   has_keeper_ended = true;
   ended.notify_all();
@@ -193,6 +228,7 @@ void DurableLedger::State::ship() {
         lock.lock();
         if (is_left) return;
         core.end_read(std::move(reading), monotonic_now(), wall_now_ms());
+        if (core.files().has_chore(monotonic_now())) keeper_wake.notify_one();
         wake_writer();
         continue;
       }
@@ -213,7 +249,13 @@ void DurableLedger::State::ship() {
 bool DurableLedger::reserve(const Intent& intent) {
   if (is_stalled()) return false;
   const std::lock_guard lock(state_->mutex);
-  return state_->core.reserve(intent);
+  const bool is_taken = state_->core.reserve(intent);
+  // In time for the next ones.
+  if (state_->is_keeper_asleep && state_->core.files().wants_spare()) {
+    state_->is_keeper_asleep = false;
+    state_->keeper_wake.notify_one();
+  }
+  return is_taken;
 }
 
 std::string DurableLedger::refusal() const {
@@ -253,8 +295,7 @@ void DurableLedger::open(const Intent& intent, bool may_bill_running, Waiter& wa
 
 void DurableLedger::progress(const ObjectId& id, const Figure& figure, bool is_final) {
   const std::lock_guard lock(state_->mutex);
-  state_->core.progress(id, figure, is_final);
-  state_->wake_writer();
+  if (state_->core.progress(id, figure, is_final)) state_->wake_writer();
 }
 
 void DurableLedger::settle(Settlement settlement, Waiter& waiter) {
@@ -278,7 +319,9 @@ bool DurableLedger::is_stalled() const {
 
 DurableCounts DurableLedger::counts() const {
   const std::lock_guard lock(state_->mutex);
-  return state_->core.counts();
+  DurableCounts counts = state_->core.counts();
+  counts.writer_wakes = state_->writer_wakes;
+  return counts;
 }
 
 void DurableLedger::set_observer(void (*observer)(const Event& event, void* context),
@@ -360,8 +403,7 @@ namespace {
 void tell_of_recovery(const Recovered& recovered, Log& log) {
   for (const std::string& note : recovered.notes) log.warning("ledger: {}", note);
   for (const std::string& alarm : recovered.alarms) log.error("ledger: {}", alarm);
-  for (size_t i = recovered.first.size() - recovered.billed - recovered.unresolved;
-       i < recovered.first.size(); ++i) {
+  for (size_t i = recovered.start.tail; i < recovered.first.size(); ++i) {  // of this start
     const auto* const unresolved = std::get_if<UnresolvedRecord>(&recovered.first[i]);
     if (unresolved != nullptr) log.error("unresolved: {}", describe(*unresolved));
   }
@@ -388,11 +430,23 @@ void make_room(LedgerLog& files, Log& log) {
   }
 }
 
+constexpr int kStatusConfig = 78;
+
+Error too_small(uint64_t max_bytes, size_t block_bytes) {
+  return {.status = kStatusConfig,
+          .message = fmt::format(
+              "ledger: max_bytes is {}, and needs at least {} on a disk with blocks of {} bytes",
+              max_bytes, LedgerCore::max_bytes_min(block_bytes), block_bytes)};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<DurableLedger>> DurableLedger::open(std::unique_ptr<Directory> directory,
                                                            std::shared_ptr<Database> database,
                                                            Log& log, const Settings& settings) {
+  const size_t block_bytes = directory->block_bytes();
+  if (settings.max_bytes < LedgerCore::max_bytes_min(block_bytes))
+    return too_small(settings.max_bytes, block_bytes);
   Result<Recovered> recovered =
       recover_ledger(*directory, {settings.database, settings.may_retarget});
   if (!recovered) return recovered.error();

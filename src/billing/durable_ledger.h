@@ -29,9 +29,10 @@ class DurableLedger {
   using Settings = LedgerSettings;
 
   // Recovers what the process before left, then starts the threads. `directory` is locked by us;
-  // `log` outlives the ledger. Errors: as recover_ledger(). The database is shared with the
-  // shipping thread: close() leaves a thread behind that hangs in the driver, and that thread then
-  // keeps the database alive. Null: nothing is shipped (the command line, on a stopped ledger).
+  // `log` outlives the ledger. Errors: as recover_ledger(), and status 78 for a max_bytes that is
+  // too small for the disk's blocks. The database is shared with the shipping thread: close()
+  // leaves a thread behind that hangs in the driver, and that thread then keeps the database alive.
+  // Null: nothing is shipped (the command line, on a stopped ledger).
   static Result<std::unique_ptr<DurableLedger>> open(std::unique_ptr<Directory> directory,
                                                      std::shared_ptr<Database> database, Log& log,
                                                      const Settings& settings);

@@ -21,6 +21,7 @@ struct Recovered {
   uint64_t mark = 0;     // settled with the database up to here, also by a mark in `first`
   uint64_t backlog = 0;  // events beyond it, those of `first` among them
   uint64_t billed = 0, unresolved = 0;  // streams that were open
+  std::vector<Gap> lost;                // records beyond the mark that are missing, as told
   std::vector<std::string> notes;       // for the log: what a crash leaves
   std::vector<std::string> alarms;      // for the log: what should never be
 };

@@ -80,7 +80,7 @@ bool await_delivery(const DurableLedger& ledger) {
   for (;;) {
     const DurableCounts counts = ledger.counts();
     if (counts.backlog == 0) return true;
-    const uint64_t done = counts.delivered + counts.dead;
+    const uint64_t done = counts.delivered + counts.dead + counts.lost;
     if (done != before) since = monotonic_now();
     before = done;
     if (monotonic_now() - since > kNoProgressMax) return false;
