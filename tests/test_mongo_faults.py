@@ -14,6 +14,7 @@ from rig.mongo_double import (
     fails, fails_with, honest, miscounts, names_wrong_documents, never, not_primary, refuses, reply_cut, reply_lost,
     stored_but_never_answered, stores_only,
 )  # fmt: skip
+from rig.proxy import run
 from rig.wait import SCALE, stays, wait_until
 
 FIELDS = ["_id", "date_created", "user_id", "api_key_id", "model", "prompt_n", "completion_n"]
@@ -482,6 +483,21 @@ def test_role_that_may_not_read_has_its_duplicates_delivered(start, code, name):
     ids = case.post_batch(5, stored_unproven)
     case.check()
     assert case.inserts_of(ids[0]) == [5, 5]
+
+
+def test_ledger_verify_tells_a_role_that_may_not_read(start):
+    case = start()
+    case.post()
+    case.wait_delivered()
+    assert case.proxy.stop() == 0
+    verify = ["ledger", "verify", "-c", case.proxy.path]
+    assert "1 delivered ones compared with the database; 0 wrong" in run(*verify).stdout
+    case.double.always("read", fails(13, "Unauthorized"))
+    done = run(*verify)
+    assert done.returncode == 0 and "not compared with the database: MongoDB: " in done.stdout, done
+    case.double.always("read", fails(11600, "InterruptedAtShutdown"))
+    assert run(*verify).returncode == 69
+    case.check_commands()
 
 
 def test_role_that_may_not_read_has_refusals_of_other_indexes_told(start):

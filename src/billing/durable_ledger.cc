@@ -14,7 +14,6 @@
 #include <utility>
 
 #include "base/check.h"
-#include "billing/ledger_survey.h"
 #include "billing/ledger_words.h"
 
 namespace llmproxy {
@@ -366,15 +365,29 @@ class HandWaiter final : public Waiter {
 
 }  // namespace
 
+// Just started: what recovery wants written is on its way.
+void DurableLedger::await_recovered() const {
+  constexpr Milliseconds kPause{1};
+  const MonotonicTime limit = monotonic_now() + state_->settings.commit_timeout;
+  State::Lock lock(state_->mutex);
+  while (!state_->core.has_recovered() && monotonic_now() < limit) {
+    lock.unlock();
+    std::this_thread::sleep_for(kPause);
+    lock.lock();
+  }
+}
+
 Result<LedgerCore::ByHand> DurableLedger::change(const Change& change) {
   constexpr Milliseconds kGrace{1'000};  // for a group that is being written before it
   const Error unknown{.status = 503,
                       .message = "the disk did not take it, or not all of it; say it again"};
+  await_recovered();
   const std::shared_ptr<HandWaiter> waiter = HandWaiter::make();
   {
     const std::lock_guard lock(state_->mutex);
-    const auto answer = state_->is_writing_stopped ? LedgerCore::ByHand::kRefused
-                                                   : change(state_->core, waiter.get());
+    const auto answer = state_->is_writing_stopped || !state_->core.has_recovered()
+                            ? LedgerCore::ByHand::kRefused
+                            : change(state_->core, waiter.get());
     if (answer != LedgerCore::ByHand::kAppended) {
       waiter->forget();
       return answer;
@@ -386,14 +399,13 @@ Result<LedgerCore::ByHand> DurableLedger::change(const Change& change) {
   return LedgerCore::ByHand::kAppended;
 }
 
-Result<std::optional<Record>> DurableLedger::find_outcome(const ObjectId& id) const {
+Survey DurableLedger::durable_records() const {
+  await_recovered();
   Survey survey;
-  {
-    const std::lock_guard lock(state_->mutex);
-    survey.views = state_->core.files().views();
-    survey.proven = state_->core.files().durable_sequence();
-  }
-  return llmproxy::find_outcome(survey, id);
+  const std::lock_guard lock(state_->mutex);
+  survey.views = state_->core.files().views();
+  survey.proven = state_->core.files().durable_sequence();
+  return survey;
 }
 
 // Its life.

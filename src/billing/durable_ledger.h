@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "base/clock.h"
@@ -18,6 +19,7 @@
 #include "base/result.h"
 #include "billing/database.h"
 #include "billing/ledger_core.h"
+#include "billing/ledger_survey.h"
 
 namespace llmproxy {
 
@@ -76,7 +78,7 @@ class DurableLedger {
   // `id` is that of an unresolved request: it is billed by this figure, dated by its intent, or
   // free. The same again is a success for as long as the files know of it.
   std::optional<Error> resolve(const ObjectId& id, const std::optional<Figure>& figure);
-  // A dead event is sent again under its id, however old it is.
+  // A dead event is sent again under its id, however old it is; not one that was billed anew.
   std::optional<Error> requeue(const ObjectId& id);
   Result<size_t> requeue_all();  // how many
   // It is sent under another id, which is made from its own: always the same, so that saying it
@@ -92,7 +94,10 @@ class DurableLedger {
   explicit DurableLedger(std::shared_ptr<State> state);
   using Change = std::function<LedgerCore::ByHand(LedgerCore& core, Waiter* waiter)>;
   Result<LedgerCore::ByHand> change(const Change& change);
+  void await_recovered() const;    // at most commit_timeout
+  Survey durable_records() const;  // to be read without the lock
   Result<std::optional<Record>> find_outcome(const ObjectId& id) const;
+  Result<std::set<ObjectId>> find_by_hand() const;  // events by a person's word
 
   const std::shared_ptr<State> state_;
   struct Threads;

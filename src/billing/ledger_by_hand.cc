@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "base/digest.h"
@@ -119,6 +120,21 @@ ObjectId rebilled_id(const ObjectId& id) {
   return other;
 }
 
+Result<std::optional<Record>> DurableLedger::find_outcome(const ObjectId& id) const {
+  return llmproxy::find_outcome(durable_records(), id);
+}
+
+Result<std::set<ObjectId>> DurableLedger::find_by_hand() const {
+  std::set<ObjectId> ids;
+  const auto error = read_records(durable_records(), 0, [&](uint64_t, const Record& record) {
+    if (std::holds_alternative<EventRecord>(record) && is_by_hand(record))
+      ids.insert(*record_id(record));
+    return true;
+  });
+  if (error) return *error;
+  return ids;
+}
+
 std::optional<Error> DurableLedger::resolve(const ObjectId& id,
                                             const std::optional<Figure>& figure) {
   const auto answer =
@@ -140,7 +156,17 @@ std::optional<Error> DurableLedger::resolve(const ObjectId& id,
                                              std::get<FreeRecord>(**outcome).reason));
 }
 
+// An event that was billed anew can be dead again: after a crash, with a mark that had not passed
+// it, it is shipped and refused once more. Sending it under its own id too would be a second bill.
 std::optional<Error> DurableLedger::requeue(const ObjectId& id) {
+  const ObjectId other = rebilled_id(id);
+  const Result<std::optional<Record>> anew = find_outcome(other);
+  if (!anew) return anew.error();
+  if (*anew) {
+    return failed(kStatusConflict,
+                  fmt::format("{} is billed already, as {}; `--rebill` it again to close it",
+                              id.hex(), other.hex()));
+  }
   const auto answer =
       change([&](LedgerCore& core, Waiter* waiter) { return core.requeue(id, waiter); });
   if (!answer) return answer.error();
@@ -149,9 +175,12 @@ std::optional<Error> DurableLedger::requeue(const ObjectId& id) {
 }
 
 Result<size_t> DurableLedger::requeue_all() {
+  const Result<std::set<ObjectId>> by_hand = find_by_hand();
+  if (!by_hand) return by_hand.error();
   size_t count = 0;
   const auto answer = change([&](LedgerCore& core, Waiter* waiter) {
-    const std::vector<ObjectId> ids = core.dead_ids();
+    std::vector<ObjectId> ids = core.dead_ids();
+    std::erase_if(ids, [&](const ObjectId& id) { return by_hand->contains(rebilled_id(id)); });
     if (ids.empty()) return ByHand::kUnknown;
     // In order, and the last one tells of all.
     for (const ObjectId& id : ids) {

@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <mutex>
 #include <thread>
 
@@ -17,6 +18,7 @@ namespace llmproxy {
 namespace {
 
 using rig::id;
+using rig::LogRig;
 using Kind = Outcome::Kind;
 
 // Refuses what it is told to refuse, takes the rest.
@@ -73,6 +75,7 @@ class ByHandTest : public testing::Test {
     DurableLedger::Settings settings;
     settings.max_bytes = uint64_t{16} << 20;
     settings.ship_interval = Milliseconds(1);
+    settings.database = "db";
     settings.max_replay_age = std::chrono::hours(24 * 365 * 100);
     auto opened = DurableLedger::open(std::move(directory), has_database ? database_ : nullptr,
                                       log_, settings);
@@ -236,6 +239,39 @@ TEST_F(ByHandTest, ADeadEventIsBilledAnewOnceHoweverOftenItIsSaid) {
   EXPECT_EQ(bills(found).size(), 2u);
   EXPECT_FALSE(database_->stored().contains(id(1)));
   EXPECT_EQ(ledger_->rebill(id(2)).error().status, 404);
+}
+
+// It was billed anew while an older event held the mark; the next life ships it once more, and has
+// it refused once more.
+TEST_F(ByHandTest, WhatWasBilledAnewIsNotSentAgainUnderItsId) {
+  LogRig log;
+  log.start();
+  log.commit(rig::bill(1));
+  log.commit(rig::bill(2));
+  log.commit(rig::dead(2));
+  Event anew = rig::bill(2).event;
+  anew.id = rebilled_id(id(2));
+  log.append(EventRecord{anew, Origin::kByHand});
+  log.append(ClosedRecord{id(2)});
+  log.commit();
+  log.commit(rig::dead(2));
+  log.commit(rig::dead(1));
+  for (const std::string& name : log.disk.names()) {
+    if (name == "lock") continue;
+    std::ofstream(path_ + "/" + name, std::ios::binary) << *log.disk.content(name);
+  }
+  start();
+  EXPECT_EQ(ledger_->requeue(id(2))->status, 409);
+  const auto count = ledger_->requeue_all();
+  ASSERT_TRUE(count);
+  EXPECT_EQ(*count, 1u);
+  const Survey found = survey();
+  EXPECT_EQ(found.state.dead().size(), 1u);
+  const auto again = ledger_->rebill(id(2));
+  ASSERT_TRUE(again);
+  EXPECT_EQ(*again, anew.id);
+  EXPECT_TRUE(survey().state.dead().empty());
+  EXPECT_EQ(bills(survey()).at(id(2)).state, Bill::State::kReplaced);
 }
 
 TEST_F(ByHandTest, WithoutADatabaseNothingIsShippedAndNothingIsLost) {

@@ -72,6 +72,7 @@ LedgerCore::LedgerCore(Directory& directory, Log& log, const LedgerSettings& set
   counts_.backlog = recovered.backlog;
   counts_.recovered_billed = recovered.billed;
   counts_.recovered_unresolved = recovered.unresolved;
+  first_left_ = recovered.first.size();
   // Those of `first` are counted as they become durable; the others can be read at once.
   for (Record& record : recovered.first) {
     if (std::holds_alternative<EventRecord>(record)) ++first_events_;
@@ -228,6 +229,7 @@ void LedgerCore::tell_of_writing(int error, bool was_failing) {
 // What a record that is durable, or was given up, means to the counts.
 void LedgerCore::note_told(const LedgerLog::Told& told, MonotonicTime now) {
   const Record& record = told.append.record;
+  if (first_left_ > 0) --first_left_;  // they come before all others
   if (!closing_.empty()) note_closed(record, told.is_durable);
   if (told.append.waiter != nullptr) {
     --waiting_;

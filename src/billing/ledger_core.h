@@ -94,6 +94,9 @@ class LedgerCore {
   ByHand requeue(const ObjectId& id, Waiter* waiter);
   ByHand rebill(const ObjectId& id, const ObjectId& new_id, Waiter* waiter);
   std::vector<ObjectId> dead_ids() const;
+  // All that recovery wanted written is durable: before that not every dead or unresolved one is
+  // known.
+  bool has_recovered() const { return first_left_ == 0; }
 
   // The writer. next_commit: when begin_commit should be called; nothing: not before something is
   // appended. `is_last`: at the end, all that is pending and then an empty group, the witness.
@@ -173,6 +176,7 @@ class LedgerCore {
   std::deque<LedgerReader::Item> withheld_;  // events, too old to send, beyond kDeadMax
   size_t dead_pending_ = 0;                  // dead ones that are not durable yet
   std::optional<MonotonicTime> read_again_;  // the disk could not be read
+  size_t first_left_ = 0;                    // of Recovered::first: not durable again
   uint64_t first_events_ = 0;                // of Recovered::first that are not durable again
   uint64_t unread_events_ = 0;               // durable, and not read by the shipper yet
   MonotonicTime unread_since_;

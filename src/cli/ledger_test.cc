@@ -181,11 +181,22 @@ TEST_F(LedgerCommandTest, ResolvesOnAStoppedLedger) {
   EXPECT_EQ(resolve(1, 30, 5), kExitNotFound);
   EXPECT_TRUE(has(err_, "\"completion_n\":4")) << err_.str();
   EXPECT_EQ(resolve(9, 30, 5), kExitNotFound);
+  EXPECT_EQ(survey().state.unresolved().size(), 1u)
+      << "the stream that was open: as a start does it";
   const Survey found = survey();
   EXPECT_EQ(found.state.totals().by_hand, 1u);
   EXPECT_EQ(found.backlog, 1u);
-  EXPECT_EQ(found.state.unresolved().size(), 1u) << "the stream that was open: as a start does it";
   EXPECT_EQ(found.database, "the database");
+}
+
+// What recovery settles is known at once; so is what lies in the last group.
+TEST_F(LedgerCommandTest, ResolvesWhatOnlyRecoveryMakesUnresolved) {
+  for (uint16_t i = 1; i <= 5; ++i) {
+    start();
+    open_stream(i);
+    stop();
+    EXPECT_EQ(resolve(i, 30, 4), 0) << err_.str();
+  }
 }
 
 TEST_F(LedgerCommandTest, ResolvesOnALiveLedger) {
