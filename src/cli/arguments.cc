@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/cores.h"
 #include "cli/check.h"
 #include "cli/demo.h"
 #include "cli/keys.h"
@@ -97,6 +98,7 @@ std::string refuse_empty(const std::string& value) {
 int run_ledger(const CLI::App& ledger, const Arguments& arguments) {
   const std::shared_ptr<const Config> config = load_config_or_report(arguments.config_path);
   if (config == nullptr) return kExitConfig;
+  raise_open_files_limit();  // a large ledger has many segments
   const LedgerShell shell{*config, arguments.ledger, [&] { return open_database(config->db_uri); },
                           std::cout, std::cerr};
   constexpr std::pair<const char*, int (*)(const LedgerShell&)> kCommands[] = {
