@@ -119,6 +119,21 @@ def test_resolved_request_is_billed_once(make_proxy, backend, database, is_live)
     call(proxy, "verify")
 
 
+def test_what_was_said_survives_the_death_of_the_proxy(waiting, backend):
+    """The answer comes when it is durable, and the database has none of it yet."""
+    id, free = make_unresolved(waiting, backend), make_unresolved(waiting, backend)
+    call(waiting, "resolve", id, "--prompt", "30", "--completion", "4")
+    call(waiting, "resolve", free, "--free")
+    kill(waiting)
+    waiting.database.resume()
+    waiting.launch()
+    waiting.wait_ready()
+    assert waiting.wait_event(id)["prompt_n"] == 30
+    found = status(waiting)
+    assert (found["unresolved"], found["dead"]) == (0, 0)
+    assert free not in [one["id"] for one in waiting.events()]
+
+
 def test_export_while_the_database_is_away(waiting):
     lines = [json.loads(line) for line in call(waiting, "export", "--since", "1h").splitlines()]
     last = lines[-1]

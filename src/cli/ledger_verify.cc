@@ -33,13 +33,13 @@ class Problems {
 };
 
 // One outcome of a request; 24 bytes, since there may be millions.
-struct Outcome24 {
+struct SeenOutcome {
   ObjectId id;
   enum class Kind : uint32_t { kEvent, kEventByHand, kFree };
   Kind kind = Kind::kEvent;
   uint64_t content = 0;  // a hash
 
-  bool operator<(const Outcome24& other) const { return id < other.id; }
+  bool operator<(const SeenOutcome& other) const { return id < other.id; }
 };
 
 uint64_t hash_of(const Event& event) {
@@ -49,19 +49,19 @@ uint64_t hash_of(const Event& event) {
 }
 
 // I6. An event that a person had sent again stands in the log once more, the same.
-void check_outcomes(std::span<const Outcome24> of_one_id, Problems& problems) {
-  using Kind = Outcome24::Kind;
+void check_outcomes(std::span<const SeenOutcome> of_one_id, Problems& problems) {
+  using Kind = SeenOutcome::Kind;
   const auto count = [&](Kind kind) {
     return std::count_if(of_one_id.begin(), of_one_id.end(),
-                         [&](const Outcome24& one) { return one.kind == kind; });
+                         [&](const SeenOutcome& one) { return one.kind == kind; });
   };
   const auto events = count(Kind::kEvent), again = count(Kind::kEventByHand);
   const auto freed = count(Kind::kFree);
   const std::string id = of_one_id.front().id.hex();
   if (freed > 1) problems.add(fmt::format("{} is free twice", id));
   if (freed > 0 && events + again > 0) problems.add(fmt::format("{} is billed and free", id));
-  const Outcome24* first = nullptr;
-  for (const Outcome24& one : of_one_id) {
+  const SeenOutcome* first = nullptr;
+  for (const SeenOutcome& one : of_one_id) {
     if (one.kind == Kind::kFree) continue;
     if (first != nullptr && one.content != first->content)
       return problems.add(fmt::format("{} has two events that differ", id));
@@ -73,7 +73,7 @@ void check_outcomes(std::span<const Outcome24> of_one_id, Problems& problems) {
 // Sequences without gaps, and one outcome for each id. The CRCs, and that all bytes belong to
 // something, are the survey's, which has read every byte.
 std::optional<Error> check_records(const Survey& survey, Problems& problems, uint64_t& events) {
-  std::vector<Outcome24> outcomes;
+  std::vector<SeenOutcome> outcomes;
   uint64_t expected = survey.first_sequence();
   const auto error = read_records(survey, 0, [&](uint64_t sequence, const Record& record) {
     if (sequence != expected && survey.alarms.empty()) {
@@ -84,10 +84,10 @@ std::optional<Error> check_records(const Survey& survey, Problems& problems, uin
     expected = sequence + 1;
     if (const auto* event = std::get_if<EventRecord>(&record)) {
       const auto kind =
-          is_by_hand(record) ? Outcome24::Kind::kEventByHand : Outcome24::Kind::kEvent;
+          is_by_hand(record) ? SeenOutcome::Kind::kEventByHand : SeenOutcome::Kind::kEvent;
       outcomes.push_back({event->event.id, kind, hash_of(event->event)});
     } else if (const auto* freed = std::get_if<FreeRecord>(&record)) {
-      outcomes.push_back({freed->id, Outcome24::Kind::kFree, 0});
+      outcomes.push_back({freed->id, SeenOutcome::Kind::kFree, 0});
     }
     return true;
   });
@@ -105,7 +105,7 @@ std::optional<Error> check_records(const Survey& survey, Problems& problems, uin
   }
   events = static_cast<uint64_t>(
       std::count_if(outcomes.begin(), outcomes.end(),
-                    [](const Outcome24& one) { return one.kind != Outcome24::Kind::kFree; }));
+                    [](const SeenOutcome& one) { return one.kind != SeenOutcome::Kind::kFree; }));
   return std::nullopt;
 }
 
