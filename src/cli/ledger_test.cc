@@ -433,6 +433,28 @@ TEST_F(LedgerCommandTest, ASpoiledByteIsFound) {
   EXPECT_TRUE(has(out_, "wrong: records ")) << out_.str();
 }
 
+// No program of ours writes such files.
+TEST_F(LedgerCommandTest, TwoOutcomesOfOneRequestAreFound) {
+  rig::LogRig log;
+  log.start();
+  EventRecord other = rig::bill(1);
+  other.event.completion_n += 1;
+  const Record records[] = {
+      rig::bill(1), other,        rig::bill(2),
+      rig::bill(2), rig::bill(3), FreeRecord{id(3), "no reply"},
+      rig::bill(4), rig::dead(4), rig::bill(4, 0, Origin::kByHand),
+  };
+  for (const Record& record : records) log.commit(record);
+  std::filesystem::create_directory(path_ + "/ledger");
+  for (const std::string& name : log.files())
+    std::ofstream(path_ + "/ledger/" + name, std::ios::binary) << *log.disk.content(name);
+  EXPECT_EQ(run(ledger_verify, {.is_files_only = true}), kExitNotFound);
+  EXPECT_TRUE(has(out_, hex(1) + " has two events that differ")) << out_.str();
+  EXPECT_TRUE(has(out_, hex(2) + " has 2 events")) << out_.str();
+  EXPECT_TRUE(has(out_, hex(3) + " is billed and free")) << out_.str();
+  EXPECT_TRUE(has(out_, "; 3 wrong")) << "and one was sent again: " << out_.str();
+}
+
 // Exporting.
 
 TEST_F(LedgerCommandTest, ExportsEventsAsLinesOfJson) {
