@@ -6,10 +6,12 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
+import tempfile
 import threading
 
 import pytest
@@ -353,12 +355,15 @@ def test_data_dir_that_is_not_durable_is_told(make_proxy, backend, tmp_path):
 def test_database_file_that_is_not_durable_is_told(make_proxy, backend, tmp_path):
     """data_dir is on a disk, the file named by db.uri is not."""
     database = Sqlite(pathlib.Path(f"/dev/shm/llm-billing-proxy-test-{os.getpid()}.db"))
-    proxy = make_proxy({"m": backend}, database, data_dir=str(ROOT))
+    (ROOT / "build").mkdir(exist_ok=True)
+    data_dir = tempfile.mkdtemp(prefix="data-", dir=ROOT / "build")  # it keeps a ledger there
+    proxy = make_proxy({"m": backend}, database, data_dir=data_dir)
     try:
         (line,) = proxy.lines("WARNING", "tmpfs")
         assert str(database.path) in line and "db.uri" in line
     finally:
         proxy.stop()
+        shutil.rmtree(data_dir)
         for path in database.path.parent.glob(database.path.name + "*"):
             path.unlink()
 

@@ -1,6 +1,6 @@
 // A JSON text read whole and strictly by simdjson's DOM parser (3.0.1 refuses NaN, trailing text,
 // invalid UTF-8, lone surrogates and integers beyond 64 bits; its On-Demand parser does not), and
-// the few readings that several APIs share. Only for the .cc files of api/.
+// the few readings that several APIs share. Only for .cc files (of api/ and admin/).
 #pragma once
 
 #include <simdjson.h>

@@ -41,6 +41,14 @@ struct BatchResult {
   std::string detail{};              // why not all were delivered; for the log
 };
 
+// What is stored under the id of an event.
+enum class Stored : uint8_t {
+  kAbsent,
+  kEqual,
+  kDifferent,
+  kTwice,  // more than once: a sharded collection can hold an _id so
+};
+
 // A key as the command line shows it.
 struct KeyRecord {
   std::string id;
@@ -72,6 +80,12 @@ class Database {
   static constexpr size_t kBatchMax = 1000;
   virtual BatchResult write_events(std::span<const Event> events) = 0;
 
+  // What is stored under the ids of these events, at most kBatchMax of them, one answer for each:
+  // by MongoDB's primary, past any rollback. Status 403: this user may not read events; else 503.
+  virtual Result<std::vector<Stored>> find_events(std::span<const Event>) {
+    return Error{.status = 403, .message = "this database's events cannot be read"};
+  }
+
   // For the command line. Errors carry a message for people; blame does not matter.
   virtual Result<std::string> create_key(
       const NewKey& key) = 0;                              // its id; an Error if the hash exists
@@ -79,6 +93,12 @@ class Database {
   // Nothing as `when` means never. False: no such id.
   virtual Result<bool> set_key_expiry(std::string_view id, std::optional<WallMs> when) = 0;
   virtual Result<bool> delete_key(std::string_view id) = 0;  // revoke; false: no such id
+
+  // Which place the events go to, the same for all who mean it, without user, password and options:
+  // "sqlite:///absolute/path", "mongodb://HOST:PORT,.../DATABASE.COLLECTION", hosts in order of the
+  // alphabet and in small letters, "?replicaSet=NAME" behind where the URI names one, or
+  // "mongodb+srv://NAME/DATABASE.COLLECTION". The ledger keeps it beside the events. Asks nobody.
+  virtual std::string identity() const = 0;
 
   // One round trip, to say at start whether it answers: "" or why not.
   virtual std::string check() = 0;

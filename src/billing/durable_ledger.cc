@@ -2,6 +2,8 @@
 // says how it went.
 #include "billing/durable_ledger.h"
 
+#include <fmt/format.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <cstring>
@@ -48,9 +50,7 @@ struct DurableLedger::State {
   void keep();
   void ship();
   void ship_batch(Lock& lock);
-  void wake_writer() {
-    if (is_writer_asleep) writer_wake.notify_one();
-  }
+  void wake_writer(bool has_kept_files = false);
 
   const std::unique_ptr<Directory> directory;
   const std::shared_ptr<Database> database;
@@ -63,7 +63,17 @@ struct DurableLedger::State {
   std::condition_variable writer_wake, keeper_wake, shipper_wake;
   std::condition_variable ended;  // close(): a thread has ended, or is in the database
   LedgerCore core;
-  bool is_writer_asleep = false, is_shipper_asleep = false;
+  enum class Sleep : uint8_t {
+    kAwake,
+    kForWork,     // or for the time when some is due
+    kForGap,      // between commits
+    kForSegment,  // to write to
+    kForRetry,    // while the disk fails
+  };
+  Sleep writer_sleep = Sleep::kAwake;
+  uint64_t writer_wakes = 0;
+  bool is_shipper_asleep = false;
+  bool is_keeper_asleep = false;  // and no time comes at which it looks by itself
   bool is_in_database = false;
   bool is_closing = false;
   bool is_writing_stopped = false, is_shipping_stopped = false, is_keeping_stopped = false;
@@ -79,13 +89,34 @@ struct DurableLedger::Threads {
 
 // The writer.
 
+// A system call, and a turn of another thread: only where it would do something. While it waits for
+// the gap to pass it comes by itself, unless nobody is left who could come along.
+void DurableLedger::State::wake_writer(bool has_kept_files) {
+  switch (writer_sleep) {
+    case Sleep::kAwake:
+    case Sleep::kForRetry:
+      return;
+    case Sleep::kForGap:
+      if (!core.everybody_waits()) return;
+      break;
+    case Sleep::kForSegment:
+      if (!has_kept_files) return;
+      break;
+    case Sleep::kForWork:
+      break;
+  }
+  writer_sleep = Sleep::kAwake;
+  ++writer_wakes;
+  writer_wake.notify_one();
+}
+
 void DurableLedger::State::commit(Lock& lock) {
   const MonotonicTime begun = monotonic_now();
   const std::optional<LedgerLog::Write> write = core.begin_commit(begun, is_writing_stopped);
   if (!write) {  // no segment to write to: the keeper makes one
-    is_writer_asleep = true;
+    writer_sleep = Sleep::kForSegment;
     writer_wake.wait_for(lock, kRecheck);
-    is_writer_asleep = false;
+    writer_sleep = Sleep::kAwake;
     return;
   }
   writing_since = begun.time_since_epoch().count();
@@ -120,9 +151,11 @@ void DurableLedger::State::write() {
       commit(lock);
       continue;
     }
-    is_writer_asleep = true;
+    writer_sleep = core.files().next_try()      ? Sleep::kForRetry
+                   : core.files().has_pending() ? Sleep::kForGap
+                                                : Sleep::kForWork;
     wait(writer_wake, lock, when);
-    is_writer_asleep = false;
+    writer_sleep = Sleep::kAwake;
   }
   if (!is_left) commit(lock);  // an empty group, as a witness of what was before it
   has_writer_ended = true;
@@ -137,7 +170,9 @@ void DurableLedger::State::keep() {
     LedgerLog& files = core.files();
     std::optional<LedgerLog::Chore> chore = files.next_chore(monotonic_now());
     if (!chore) {
+      is_keeper_asleep = !files.next_chore_at();
       wait(keeper_wake, lock, files.next_chore_at());
+      is_keeper_asleep = false;
       continue;
     }
     lock.unlock();
@@ -147,8 +182,10 @@ void DurableLedger::State::keep() {
     files.end_chore(*chore, error, monotonic_now());
     if (error != 0) {
       log.error("ledger: its files cannot be kept: {}; trying again", std::strerror(error));
+    } else if (chore->kind == LedgerLog::Chore::Kind::kQuarantine) {
+      log.error("ledger: {}", chore->content);
     }
-    wake_writer();
+    wake_writer(true);
   }
   has_keeper_ended = true;
   ended.notify_all();
@@ -190,6 +227,7 @@ void DurableLedger::State::ship() {
         lock.lock();
         if (is_left) return;
         core.end_read(std::move(reading), monotonic_now(), wall_now_ms());
+        if (core.files().has_chore(monotonic_now())) keeper_wake.notify_one();
         wake_writer();
         continue;
       }
@@ -210,7 +248,32 @@ void DurableLedger::State::ship() {
 bool DurableLedger::reserve(const Intent& intent) {
   if (is_stalled()) return false;
   const std::lock_guard lock(state_->mutex);
-  return state_->core.reserve(intent);
+  const bool is_taken = state_->core.reserve(intent);
+  // In time for the next ones.
+  if (state_->is_keeper_asleep && state_->core.files().wants_spare()) {
+    state_->is_keeper_asleep = false;
+    state_->keeper_wake.notify_one();
+  }
+  return is_taken;
+}
+
+std::string DurableLedger::refusal() const {
+  const bool is_stalling = is_stalled();
+  const std::lock_guard lock(state_->mutex);
+  const LedgerLog& files = state_->core.files();
+  const std::string reason =
+      files.last_error() == 0 ? "" : fmt::format(": {}", std::strerror(files.last_error()));
+  if (files.is_failing()) return "the ledger's disk fails" + reason;
+  if (is_stalling) return "the ledger's disk is slow: a write takes longer than commit_timeout";
+  if (state_->is_closing) return "the ledger is closed";
+  // Less than 2 % are missing to a segment more.
+  if (files.bytes_used() > state_->settings.max_bytes / 100 * (LedgerLog::kFullPercent - 2)) {
+    return "the ledger is full: events wait for the database";
+  }
+  if (files.state().unresolved().size() >= LedgerCore::kUnresolvedMax) {
+    return "the ledger has too many unresolved requests, this backend's among them";
+  }
+  return "the ledger has no room on its disk" + reason;
 }
 
 void DurableLedger::release(const Intent& intent) {
@@ -231,8 +294,7 @@ void DurableLedger::open(const Intent& intent, bool may_bill_running, Waiter& wa
 
 void DurableLedger::progress(const ObjectId& id, const Figure& figure, bool is_final) {
   const std::lock_guard lock(state_->mutex);
-  state_->core.progress(id, figure, is_final);
-  state_->wake_writer();
+  if (state_->core.progress(id, figure, is_final)) state_->wake_writer();
 }
 
 void DurableLedger::settle(Settlement settlement, Waiter& waiter) {
@@ -256,7 +318,9 @@ bool DurableLedger::is_stalled() const {
 
 DurableCounts DurableLedger::counts() const {
   const std::lock_guard lock(state_->mutex);
-  return state_->core.counts();
+  DurableCounts counts = state_->core.counts();
+  counts.writer_wakes = state_->writer_wakes;
+  return counts;
 }
 
 void DurableLedger::set_observer(void (*observer)(const Event& event, void* context),
@@ -266,6 +330,84 @@ void DurableLedger::set_observer(void (*observer)(const Event& event, void* cont
   state_->observer_context = context;
 }
 
+// By hand; ledger_by_hand.cc says what.
+
+namespace {
+
+// Lives until it is told, also when nobody waits any more.
+class HandWaiter final : public Waiter {
+ public:
+  static std::shared_ptr<HandWaiter> make() {
+    auto waiter = std::make_shared<HandWaiter>();
+    waiter->self_ = waiter;
+    return waiter;
+  }
+  void done(bool is_durable) noexcept override {
+    const auto self = std::move(self_);
+    const std::lock_guard lock(mutex_);
+    is_durable_ = is_durable;
+    told_.notify_all();
+  }
+  void forget() { self_.reset(); }  // nobody was given it
+  // Nothing: not told within `limit`.
+  std::optional<bool> wait(Milliseconds limit) {
+    std::unique_lock lock(mutex_);
+    told_.wait_for(lock, limit, [&] { return is_durable_.has_value(); });
+    return is_durable_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable told_;
+  std::optional<bool> is_durable_;
+  std::shared_ptr<HandWaiter> self_;
+};
+
+}  // namespace
+
+// Just started: what recovery wants written is on its way.
+void DurableLedger::await_recovered() const {
+  constexpr Milliseconds kPause{1};
+  const MonotonicTime limit = monotonic_now() + state_->settings.commit_timeout;
+  State::Lock lock(state_->mutex);
+  while (!state_->core.has_recovered() && monotonic_now() < limit) {
+    lock.unlock();
+    std::this_thread::sleep_for(kPause);
+    lock.lock();
+  }
+}
+
+Result<LedgerCore::ByHand> DurableLedger::change(const Change& change) {
+  constexpr Milliseconds kGrace{1'000};  // for a group that is being written before it
+  const Error unknown{.status = 503,
+                      .message = "the disk did not take it, or not all of it; say it again"};
+  await_recovered();
+  const std::shared_ptr<HandWaiter> waiter = HandWaiter::make();
+  {
+    const std::lock_guard lock(state_->mutex);
+    const auto answer = state_->is_writing_stopped || !state_->core.has_recovered()
+                            ? LedgerCore::ByHand::kRefused
+                            : change(state_->core, waiter.get());
+    if (answer != LedgerCore::ByHand::kAppended) {
+      waiter->forget();
+      return answer;
+    }
+    state_->wake_writer();
+  }
+  const std::optional<bool> is_durable = waiter->wait(state_->settings.commit_timeout + kGrace);
+  if (!is_durable.value_or(false)) return unknown;
+  return LedgerCore::ByHand::kAppended;
+}
+
+Survey DurableLedger::durable_records() const {
+  await_recovered();
+  Survey survey;
+  const std::lock_guard lock(state_->mutex);
+  survey.views = state_->core.files().views();
+  survey.proven = state_->core.files().durable_sequence();
+  return survey;
+}
+
 // Its life.
 
 namespace {
@@ -273,8 +415,7 @@ namespace {
 void tell_of_recovery(const Recovered& recovered, Log& log) {
   for (const std::string& note : recovered.notes) log.warning("ledger: {}", note);
   for (const std::string& alarm : recovered.alarms) log.error("ledger: {}", alarm);
-  for (size_t i = recovered.first.size() - recovered.billed - recovered.unresolved;
-       i < recovered.first.size(); ++i) {
+  for (size_t i = recovered.start.tail; i < recovered.first.size(); ++i) {  // of this start
     const auto* const unresolved = std::get_if<UnresolvedRecord>(&recovered.first[i]);
     if (unresolved != nullptr) log.error("unresolved: {}", describe(*unresolved));
   }
@@ -301,11 +442,23 @@ void make_room(LedgerLog& files, Log& log) {
   }
 }
 
+constexpr int kStatusConfig = 78;
+
+Error too_small(uint64_t max_bytes, size_t block_bytes) {
+  return {.status = kStatusConfig,
+          .message = fmt::format(
+              "ledger: max_bytes is {}, and needs at least {} on a disk with blocks of {} bytes",
+              max_bytes, LedgerCore::max_bytes_min(block_bytes), block_bytes)};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<DurableLedger>> DurableLedger::open(std::unique_ptr<Directory> directory,
                                                            std::shared_ptr<Database> database,
                                                            Log& log, const Settings& settings) {
+  const size_t block_bytes = directory->block_bytes();
+  if (settings.max_bytes < LedgerCore::max_bytes_min(block_bytes))
+    return too_small(settings.max_bytes, block_bytes);
   Result<Recovered> recovered =
       recover_ledger(*directory, {settings.database, settings.may_retarget});
   if (!recovered) return recovered.error();
@@ -320,7 +473,11 @@ DurableLedger::DurableLedger(std::shared_ptr<State> state)
     : state_(std::move(state)), threads_(std::make_unique<Threads>()) {
   threads_->writer = std::thread([its = state_] { its->write(); });
   threads_->keeper = std::thread([its = state_] { its->keep(); });
-  threads_->shipper = std::thread([its = state_] { its->ship(); });
+  if (state_->database == nullptr) {
+    state_->has_shipper_ended = true;
+  } else {
+    threads_->shipper = std::thread([its = state_] { its->ship(); });
+  }
 }
 
 DurableLedger::~DurableLedger() {
@@ -357,12 +514,14 @@ bool DurableLedger::close(Milliseconds flush_timeout) {
   if (!is_clean) state.log.error("ledger: the disk does not answer; leaving what it was to write");
   if (can_part && !state.has_shipper_ended)
     state.log.warning("the database did not answer in time");
-  if (const uint64_t backlog = state.core.counts().backlog; backlog > 0) {
+  const uint64_t backlog = state.core.counts().backlog;
+  if (backlog > 0 && state.database != nullptr) {
     state.log.warning(
         "{} events are not in the database yet; the ledger keeps them for the next start", backlog);
   }
   const std::unique_ptr<Threads> threads = std::move(threads_);
   const auto part_from = [](std::thread& thread, bool has_ended) {
+    if (!thread.joinable()) return;  // there is no shipper
     has_ended ? thread.join() : thread.detach();
   };
   const bool has_writer_ended = state.has_writer_ended, has_keeper_ended = state.has_keeper_ended;

@@ -7,7 +7,11 @@
 // from the writer's thread, or from within the call.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
+#include <set>
+#include <string>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -15,17 +19,22 @@
 #include "base/result.h"
 #include "billing/database.h"
 #include "billing/ledger_core.h"
+#include "billing/ledger_survey.h"
 
 namespace llmproxy {
+
+// What a dead event is billed under when a person wants it billed anew.
+ObjectId rebilled_id(const ObjectId& id);
 
 class DurableLedger {
  public:
   using Settings = LedgerSettings;
 
   // Recovers what the process before left, then starts the threads. `directory` is locked by us;
-  // `log` outlives the ledger. Errors: as recover_ledger(). The database is shared with the
-  // shipping thread: close() leaves a thread behind that hangs in the driver, and that thread then
-  // keeps the database alive.
+  // `log` outlives the ledger. Errors: as recover_ledger(), and status 78 for a max_bytes that is
+  // too small for the disk's blocks. The database is shared with the shipping thread: close()
+  // leaves a thread behind that hangs in the driver, and that thread then keeps the database alive.
+  // Null: nothing is shipped (the command line, on a stopped ledger).
   static Result<std::unique_ptr<DurableLedger>> open(std::unique_ptr<Directory> directory,
                                                      std::shared_ptr<Database> database, Log& log,
                                                      const Settings& settings);
@@ -37,6 +46,8 @@ class DurableLedger {
   // 503. Every reservation ends in exactly one settle() or release() of an equal intent.
   bool reserve(const Intent& intent);
   void release(const Intent& intent);
+  // Why reserve() says no at the moment, in words for the log.
+  std::string refusal() const;
 
   // A stream is about to begin. Told false: it cannot be recorded, so nothing of it may reach the
   // client. `may_bill_running`: its running figures may make the bill (a backend set to
@@ -59,6 +70,21 @@ class DurableLedger {
 
   DurableCounts counts() const;
 
+  // By hand: what a person decides, and the program never does by itself. Each waits until it is
+  // durable, at most commit_timeout and a second. Any thread but the ledger's own. An Error's
+  // status: 404 there is no such one, 409 it has another outcome already, 503 it is not known to be
+  // recorded: say it again, which changes nothing where it was.
+  //
+  // `id` is that of an unresolved request: it is billed by this figure, dated by its intent, or
+  // free. The same again is a success for as long as the files know of it.
+  std::optional<Error> resolve(const ObjectId& id, const std::optional<Figure>& figure);
+  // A dead event is sent again under its id, however old it is; not one that was billed anew.
+  std::optional<Error> requeue(const ObjectId& id);
+  Result<size_t> requeue_all();  // how many
+  // It is sent under another id, which is made from its own: always the same, so that saying it
+  // twice bills once. The new id.
+  Result<ObjectId> rebill(const ObjectId& id);
+
   // Called on the shipping thread for each delivered event, in order (demo shows them). It must not
   // block: close() waits for it.
   void set_observer(void (*observer)(const Event& event, void* context), void* context);
@@ -66,6 +92,12 @@ class DurableLedger {
  private:
   struct State;  // what the threads share with this object, and keep if they are left behind
   explicit DurableLedger(std::shared_ptr<State> state);
+  using Change = std::function<LedgerCore::ByHand(LedgerCore& core, Waiter* waiter)>;
+  Result<LedgerCore::ByHand> change(const Change& change);
+  void await_recovered() const;    // at most commit_timeout
+  Survey durable_records() const;  // to be read without the lock
+  Result<std::optional<Record>> find_outcome(const ObjectId& id) const;
+  Result<std::set<ObjectId>> find_by_hand() const;  // events by a person's word
 
   const std::shared_ptr<State> state_;
   struct Threads;

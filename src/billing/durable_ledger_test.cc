@@ -75,6 +75,7 @@ class ScriptedDatabase final : public Database {
   Result<std::vector<KeyRecord>> list_keys() override { return Error{}; }
   Result<bool> set_key_expiry(std::string_view, std::optional<WallMs>) override { return Error{}; }
   Result<bool> delete_key(std::string_view) override { return Error{}; }
+  std::string identity() const override { return "test"; }
   std::string check() override { return ""; }
 
  private:
@@ -560,6 +561,92 @@ TEST_F(DurableLedgerTest, AStreamThatIsOpenAtTheEndIsBilledFromItsProgress) {
   expected.date_created = intent.time;
   expected.completion_n = 60;
   EXPECT_EQ(database_->stored().at(id(6)), expected);
+}
+
+// Streams that only damage can make: open, and unresolved already. What closes them lies between.
+TEST_F(DurableLedgerTest, EachStreamThatAStartLeavesUnresolvedIsTold) {
+  {
+    std::string problem;
+    const std::unique_ptr<Directory> directory = open_directory(path_ + "/ledger", problem);
+    ASSERT_NE(directory, nullptr) << problem;
+    Result<Recovered> found = recover_ledger(*directory, {"", false});
+    LedgerLog log(*directory, {}, std::move(found->start));
+    auto chore = log.next_chore(monotonic_now());
+    ASSERT_EQ(log.run_chore(*chore), 0);
+    log.end_chore(*chore, 0, monotonic_now());
+    for (uint16_t number = 1; number <= 3; ++number) {
+      log.append({.record = rig::unresolved(number)});
+      log.append({.record = rig::open(number)});
+    }
+    std::vector<LedgerLog::Told> told;
+    for (const bool is_witness : {false, true}) {
+      const auto write = log.begin_write(monotonic_now(), is_witness);
+      ASSERT_EQ(write->file->write(write->offset, write->bytes), 0);
+      log.end_write(0, monotonic_now(), told);
+    }
+  }
+  EXPECT_EQ(start().counts().recovered_unresolved, 3u);
+  EXPECT_EQ(count(pipe_.text(), "unresolved: "), 3u) << pipe_.text();
+}
+
+TEST_F(DurableLedgerTest, ARequestWhoseNamesAreTooLongIsRefused) {
+  Intent intent = settlement(Kind::kBilled, 1).intent;
+  intent.user_id.text.assign(kRecordBytesMax, 'u');
+  EXPECT_FALSE(start().reserve(intent));
+  EXPECT_EQ(ledger_->counts().accepted, 0u);
+}
+
+TEST_F(DurableLedgerTest, AMaxBytesThatIsTooSmallIsRefused) {
+  std::string problem;
+  std::unique_ptr<Directory> directory = open_directory(path_ + "/ledger", problem);
+  ASSERT_NE(directory, nullptr) << problem;
+  auto chosen = settings();
+  chosen.max_bytes = LedgerCore::max_bytes_min(directory->block_bytes()) - 1;
+  const auto opened = DurableLedger::open(std::move(directory), database_, *pipe_.log, chosen);
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().status, 78);
+  EXPECT_NE(opened.error().message.find("max_bytes is"), std::string::npos);
+}
+
+// Each wake is a system call of a thread that answers clients.
+TEST_F(DurableLedgerTest, WhileTheWriterPacesNobodyWakesIt) {
+  auto pacing = settings();
+  pacing.commit_gap = std::chrono::hours(1);
+  DurableLedger& ledger = start(pacing);
+  database_->answer_all(kDelivered);
+  bill(1);  // alone: at once
+  const Intent idle = settlement(Kind::kFree, 2).intent;
+  ASSERT_TRUE(ledger.reserve(idle));  // somebody is left who could come along
+  const DurableCounts before = ledger.counts();
+  constexpr uint8_t kRequests = 40;  // for which there is room without a commit
+  for (uint8_t i = 3; i < 3 + kRequests; ++i) {
+    ASSERT_TRUE(ledger.reserve(settlement(Kind::kBilled, i).intent));
+    ledger.settle(settlement(Kind::kBilled, i), told_);
+    ledger.progress(idle.id, {1, i}, false);
+  }
+  EXPECT_LE(ledger.counts().writer_wakes - before.writer_wakes, 2u);
+  EXPECT_EQ(ledger.counts().commits, before.commits);
+  ledger.release(idle);
+  Settlement last = settlement(Kind::kBilled, 3 + kRequests);
+  ASSERT_TRUE(ledger.reserve(last.intent));
+  ledger.settle(last, told_);
+  told_.wait(2 + kRequests);  // everybody waits: it is woken
+  EXPECT_TRUE(ledger.close(kLong));
+  EXPECT_EQ(database_->stored().size(), 2u + kRequests);
+}
+
+// More than the spares have room for, and nothing is committed meanwhile.
+TEST_F(DurableLedgerTest, RoomIsMadeAsItIsTaken) {
+  DurableLedger& ledger = start();
+  const MonotonicTime deadline = monotonic_now() + seconds(30);
+  const Intent intent = settlement(Kind::kFree, 1).intent;
+  constexpr size_t kRequests = 400;
+  size_t taken = 0;
+  while (taken < kRequests && monotonic_now() < deadline) {
+    ledger.reserve(intent) ? static_cast<void>(++taken) : std::this_thread::yield();
+  }
+  EXPECT_EQ(taken, kRequests);
+  EXPECT_EQ(ledger.counts().commits, 0u);
 }
 
 TEST_F(DurableLedgerTest, ASecondOneIsRefusedByTheLock) {

@@ -2,6 +2,8 @@
 // a request costs is outcome's. Here they meet.
 #include "billing/ledger_core.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -26,11 +28,16 @@ size_t record_bytes(const Intent& intent) {
          intent.api_key_id.size() + intent.model.size() + intent.backend.size();
 }
 
-LedgerLog::Settings log_settings(const LedgerSettings& settings) {
+uint64_t segment_bytes_min(size_t block_bytes) {
+  return std::max(kSegmentBytesMin, LedgerLog::kSegmentBlocksMin * block_bytes);
+}
+
+LedgerLog::Settings log_settings(const LedgerSettings& settings, size_t block_bytes) {
   LedgerLog::Settings log;
   log.max_bytes = settings.max_bytes;
-  const uint64_t share = settings.max_bytes / kSegmentsWanted / kSegmentBytesMin * kSegmentBytesMin;
-  log.segment_bytes = std::clamp(share, kSegmentBytesMin, LedgerCore::kSegmentBytesMax);
+  const uint64_t least = segment_bytes_min(block_bytes);
+  const uint64_t share = settings.max_bytes / kSegmentsWanted / least * least;
+  log.segment_bytes = std::clamp(share, least, LedgerCore::kSegmentBytesMax);
   return log;
 }
 
@@ -47,24 +54,29 @@ Event make_event(Settlement&& settlement) {
 
 }  // namespace
 
+uint64_t LedgerCore::max_bytes_min(size_t block_bytes) {
+  return kSegmentsMin * segment_bytes_min(block_bytes);
+}
+
 LedgerCore::LedgerCore(Directory& directory, Log& log, const LedgerSettings& settings,
                        Recovered recovered, std::function<double()> draw, MonotonicTime now)
     : log_(log),
       settings_(settings),
       gathering_(settings.ship_interval / 2),
-      ledger_(directory, log_settings(settings), std::move(recovered.start)),
+      ledger_(directory, log_settings(settings, directory.block_bytes()),
+              std::move(recovered.start)),
       shipper_({gathering_, settings.backoff_min, settings.backoff_max}, std::move(draw)),
       reader_(recovered.mark),
+      gaps_told_(std::move(recovered.lost)),
       unread_since_(now) {
   counts_.backlog = recovered.backlog;
   counts_.recovered_billed = recovered.billed;
   counts_.recovered_unresolved = recovered.unresolved;
-  for (const auto& [id, one] : ledger_.state().unresolved()) {
-    ++unresolved_of_[one.record.intent.backend];
-  }
+  first_left_ = recovered.first.size();
   // Those of `first` are counted as they become durable; the others can be read at once.
   for (Record& record : recovered.first) {
     if (std::holds_alternative<EventRecord>(record)) ++first_events_;
+    if (std::holds_alternative<DeadRecord>(record)) ++dead_pending_;
     ledger_.append({std::move(record)});
   }
   unread_events_ = recovered.backlog - first_events_;
@@ -73,11 +85,10 @@ LedgerCore::LedgerCore(Directory& directory, Log& log, const LedgerSettings& set
 // Requests.
 
 bool LedgerCore::reserve(const Intent& intent) {
-  if (is_closing_ || !ledger_.is_ready()) return false;
-  if (ledger_.state().unresolved().size() >= kUnresolvedMax &&
-      unresolved_of_.contains(intent.backend)) {
-    return false;
-  }
+  if (is_closing_ || !ledger_.is_ready() || !fits_record(intent)) return false;
+  const LedgerState& state = ledger_.state();
+  const bool makes_unresolved = state.unresolved_of(intent.backend) > 0;
+  if (makes_unresolved && state.unresolved().size() >= kUnresolvedMax) return false;
   if (!ledger_.reserve(ledger_.room_for(record_bytes(intent)))) return false;
   ++counts_.accepted;
   ++counts_.in_flight;
@@ -102,8 +113,9 @@ void LedgerCore::open(const Intent& intent, bool may_bill_running, Waiter& waite
   append({.record = IntentRecord{intent, may_bill_running}, .waiter = &waiter, .gives_up = true});
 }
 
-void LedgerCore::progress(const ObjectId& id, const Figure& figure, bool is_final) {
+bool LedgerCore::progress(const ObjectId& id, const Figure& figure, bool is_final) {
   progress_[id] = {figure, is_final};
+  return progress_.size() == 1;
 }
 
 void LedgerCore::count_outcome(const Record& record, int64_t by) {
@@ -114,6 +126,11 @@ void LedgerCore::count_outcome(const Record& record, int64_t by) {
 }
 
 bool LedgerCore::settle(Settlement settlement, Waiter& waiter) {
+  if (settlement.was_unresolved && !is_unresolved(settlement.intent.id)) {
+    log_.warning("{}: a figure came late; it was resolved by hand, and its bill stays",
+                 settlement.intent.id.hex());
+    return true;
+  }
   LedgerLog::Append entry{.waiter = &waiter, .gives_up = !settlement.has_intent};
   const bool was_unresolved = settlement.was_unresolved;
   const ObjectId id = settlement.intent.id;
@@ -135,6 +152,7 @@ bool LedgerCore::settle(Settlement settlement, Waiter& waiter) {
   }
   progress_.erase(id);
   if (was_unresolved) {
+    closing_.emplace(id, 0);
     --counts_.unresolved;
     ++counts_.late;
     log_.info("resolved by a figure that came late: {}",
@@ -145,10 +163,8 @@ bool LedgerCore::settle(Settlement settlement, Waiter& waiter) {
     entry.room = ledger_.room_for(bytes);
   }
   count_outcome(entry.record, 1);
-  if (const auto* unresolved = std::get_if<UnresolvedRecord>(&entry.record)) {
+  if (const auto* unresolved = std::get_if<UnresolvedRecord>(&entry.record))
     log_.error("unresolved: {}", describe(*unresolved));
-    ++unresolved_of_[unresolved->intent.backend];
-  }
   const bool is_free = entry.waiter == nullptr;
   if (is_free) --active_;
   append(std::move(entry));
@@ -197,6 +213,7 @@ void LedgerCore::end_commit(int error, MonotonicTime now, std::vector<LedgerLog:
   ++counts_.commits;
   tell_of_writing(error, was_failing);
   for (const LedgerLog::Told& one : told) note_told(one, now);
+  bury_withheld();
 }
 
 void LedgerCore::tell_of_writing(int error, bool was_failing) {
@@ -212,10 +229,13 @@ void LedgerCore::tell_of_writing(int error, bool was_failing) {
 // What a record that is durable, or was given up, means to the counts.
 void LedgerCore::note_told(const LedgerLog::Told& told, MonotonicTime now) {
   const Record& record = told.append.record;
+  if (first_left_ > 0) --first_left_;  // they come before all others
+  if (!closing_.empty()) note_closed(record, told.is_durable);
   if (told.append.waiter != nullptr) {
     --waiting_;
     if (told.append.room > 0) --active_;
   }
+  if (std::holds_alternative<DeadRecord>(record)) --dead_pending_;
   if (told.is_durable) {
     const auto* const event = std::get_if<EventRecord>(&record);
     if (event == nullptr) return;
@@ -226,7 +246,7 @@ void LedgerCore::note_told(const LedgerLog::Told& told, MonotonicTime now) {
   // Nothing of it was recorded, and nothing of it goes out: it is free.
   const bool is_outcome = std::holds_alternative<EventRecord>(record) ||
                           std::holds_alternative<UnresolvedRecord>(record);
-  if (!is_outcome) return;
+  if (!is_outcome || is_by_hand(record)) return;
   count_outcome(record, -1);
   ++counts_.free;
 }
@@ -234,7 +254,8 @@ void LedgerCore::note_told(const LedgerLog::Told& told, MonotonicTime now) {
 // The shipper.
 
 bool LedgerCore::wants_reading(MonotonicTime now) const {
-  if (shipper_.size() >= Shipper::kBatchMax || (read_again_ && now < *read_again_)) return false;
+  if (shipper_.size() >= Shipper::kBatchMax || !withheld_.empty()) return false;
+  if (read_again_ && now < *read_again_) return false;
   if (reader_.last_sequence() >= ledger_.durable_sequence()) return false;
   if (is_closing_ || unread_events_ >= Shipper::kBatchMax) return true;
   if (unread_events_ > 0 && now >= unread_since_ + gathering_) return true;
@@ -245,11 +266,14 @@ bool LedgerCore::wants_reading(MonotonicTime now) const {
 
 LedgerCore::Step LedgerCore::next_step(MonotonicTime now,
                                        std::optional<MonotonicTime>& later) const {
+  const uint64_t durable = ledger_.durable_sequence();
   later = shipper_.due();
   if (read_again_) later = std::min(later.value_or(MonotonicTime::max()), *read_again_);
   if (wants_reading(now)) return Step::kRead;
   if (shipper_.due() && *shipper_.due() <= now) return Step::kBatch;
-  if (unread_events_ > 0 && !read_again_ && shipper_.size() < Shipper::kBatchMax) {
+  const bool has_unread = unread_events_ > 0 && reader_.last_sequence() < durable;
+  const bool may_read = !read_again_ && withheld_.empty() && shipper_.size() < Shipper::kBatchMax;
+  if (has_unread && may_read) {
     const MonotonicTime due = unread_since_ + gathering_;
     later = std::min(later.value_or(MonotonicTime::max()), due);
   }
@@ -257,22 +281,33 @@ LedgerCore::Step LedgerCore::next_step(MonotonicTime now,
 }
 
 LedgerCore::Reading LedgerCore::begin_read() const {
-  return {.views = ledger_.views(), .until = ledger_.durable_sequence()};
+  return {.views = ledger_.views(), .until = ledger_.durable_sequence(), .events = unread_events_};
 }
 
 void LedgerCore::run_read(Reading& reading) {
   reading.is_more = reader_.read(reading.views, reading.until, Shipper::kBatchMax, reading.items);
 }
 
+// Damage that came since the start: what requests said is told once more, by a person.
+void LedgerCore::tell_of_gaps() {
+  for (const Gap& gap : reader_.gaps()) {
+    const bool is_told = std::any_of(gaps_told_.begin(), gaps_told_.end(), [&](const Gap& told) {
+      return told.first <= gap.first && gap.last <= told.last;
+    });
+    if (is_told) continue;
+    log_.error(
+        "ledger: records {} to {} are damaged or missing; bills among them are lost and "
+        "must be found by hand",
+        gap.first, gap.last);
+  }
+}
+
 void LedgerCore::end_read(Reading reading, MonotonicTime now, WallMs wall_now) {
   const MonotonicTime since = unread_since_;
+  const uint64_t unread_before = unread_events_;
   for (LedgerReader::Item& item : reading.items) take_event(std::move(item), since, wall_now);
-  if (unread_events_ > 0) unread_since_ = now;
-  for (; damages_told_ < reader_.damages().size(); ++damages_told_) {
-    const LedgerReader::Damage& damage = reader_.damages()[damages_told_];
-    log_.error("ledger: {} bytes at {} of {} are damaged", damage.size, damage.offset,
-               segment_name(damage.segment));
-  }
+  tell_of_gaps();
+  for (const Damage& damage : reader_.damages()) ledger_.quarantine(damage);
   if (reader_.error() != 0) {
     if (!read_again_)
       log_.error("ledger: cannot read: {}; trying again", std::strerror(reader_.error()));
@@ -280,11 +315,19 @@ void LedgerCore::end_read(Reading reading, MonotonicTime now, WallMs wall_now) {
     return move_mark();
   }
   read_again_.reset();
-  if (!reading.is_more && reader_.last_sequence() < reading.until) {
-    log_.error("ledger: records {} to {} cannot be read; bills among them are lost",
-               reader_.last_sequence() + 1, reading.until);
-    reader_.skip_to(reading.until);
-    unread_events_ = 0;
+  if (!reading.is_more) {
+    // All that were unread when this began have come, or are lost.
+    const uint64_t lost = reading.events - std::min(reading.events, unread_before - unread_events_);
+    unread_events_ -= std::min(lost, unread_events_);
+    counts_.backlog -= std::min(lost, counts_.backlog);
+    counts_.lost += lost;
+  }
+  if (unread_events_ > 0) unread_since_ = now;
+  if (!withheld_.empty()) {  // nothing is read from now on: once
+    log_.error(
+        "ledger: {} events are dead: those that are too old to send wait, and all behind "
+        "them",
+        kDeadMax);
   }
   move_mark();
 }
@@ -295,6 +338,7 @@ void LedgerCore::take_event(LedgerReader::Item item, MonotonicTime since, WallMs
   if (unread_events_ > 0) --unread_events_;
   const bool is_old = wall_now - record->event.date_created > settings_.max_replay_age.count();
   if (is_old && record->origin != Origin::kByHand) {
+    if (!withheld_.empty() || !can_bury()) return withheld_.push_back(std::move(item));
     bury(std::move(record->event), "older than max_replay_age", DeadRecord::Kind::kWithheld);
   } else {
     shipper_.push(item.sequence, std::move(record->event), since);
@@ -303,7 +347,9 @@ void LedgerCore::take_event(LedgerReader::Item item, MonotonicTime since, WallMs
 
 // Everything before the oldest event that waits is settled.
 void LedgerCore::move_mark() {
-  const uint64_t mark = shipper_.oldest().value_or(reader_.last_sequence() + 1) - 1;
+  uint64_t oldest = shipper_.oldest().value_or(reader_.last_sequence() + 1);
+  if (!withheld_.empty()) oldest = std::min(oldest, withheld_.front().sequence);
+  const uint64_t mark = oldest - 1;
   const uint64_t before = ledger_.state().mark();
   const auto& segments = ledger_.state().segments();
   const uint64_t oldest_end = segments.empty() ? 0 : segments.begin()->second.last_sequence;
@@ -313,11 +359,25 @@ void LedgerCore::move_mark() {
   ledger_.set_mark(mark);
 }
 
+bool LedgerCore::can_bury(size_t more) const {
+  return ledger_.state().dead().size() + dead_pending_ + more <= kDeadMax;
+}
+
+// When a person has made room among the dead.
+void LedgerCore::bury_withheld() {
+  while (!withheld_.empty() && can_bury()) {
+    Event event = std::move(std::get<EventRecord>(withheld_.front().record).event);
+    withheld_.pop_front();
+    bury(std::move(event), "older than max_replay_age", DeadRecord::Kind::kWithheld);
+  }
+}
+
 void LedgerCore::bury(Event event, std::string reason, DeadRecord::Kind kind) {
   log_.error("never sent again ({}): {}", reason, describe(event));
   ++counts_.dead;
   --counts_.backlog;
   has_settled_ = true;
+  ++dead_pending_;
   ledger_.append({.record = DeadRecord{std::move(event), std::move(reason), kind}});
 }
 
@@ -332,7 +392,15 @@ void LedgerCore::tell_of_shipping(const Shipper::Answer& answer, const std::stri
   }
 }
 
-std::vector<Event> LedgerCore::end_batch(const BatchResult& result, MonotonicTime now) {
+std::vector<Event> LedgerCore::end_batch(BatchResult result, MonotonicTime now) {
+  size_t refused = 0;
+  for (Delivery& delivery : result.deliveries) {
+    if (delivery == Delivery::kRefused && !can_bury(++refused)) delivery = Delivery::kRetry;
+  }
+  if (!can_bury(refused)) {
+    result.detail = fmt::format("{} events are dead, and no more are given up; refused: {}",
+                                kDeadMax, result.detail);
+  }
   Shipper::Answer answer = shipper_.answer(result, now);
   counts_.delivered += answer.delivered.size();
   counts_.backlog -= answer.delivered.size();
@@ -352,7 +420,7 @@ void LedgerCore::hurry() {
 
 bool LedgerCore::is_drained() const {
   return !ledger_.has_pending() && !ledger_.is_writing() && shipper_.size() == 0 &&
-         reader_.last_sequence() >= ledger_.durable_sequence();
+         withheld_.empty() && reader_.last_sequence() >= ledger_.durable_sequence();
 }
 
 DurableCounts LedgerCore::counts() const {

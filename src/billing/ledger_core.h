@@ -6,7 +6,8 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
+#include <deque>
+#include <functional>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -29,12 +30,15 @@ struct DurableCounts {
   // In this process life: accepted = billed + free + unresolved + in_flight (I7).
   uint64_t accepted = 0, billed = 0, free = 0, unresolved = 0, in_flight = 0;
   uint64_t late = 0;       // of the billed ones: had been unresolved
+  uint64_t by_hand = 0;    // resolved, sent again or billed anew by a person: no part of the above
   uint64_t delivered = 0;  // to the database
+  uint64_t lost = 0;       // to damage of the disk, in this life
   uint64_t dead = 0;       // events that it refused, or that are too old
   uint64_t backlog = 0;    // events that it does not have yet, of former lives too
   uint64_t recovered_billed = 0, recovered_unresolved = 0;  // streams that a crash left open
   uint64_t bytes_used = 0;
   uint64_t commits = 0;
+  uint64_t writer_wakes = 0;  // from sleep, by others
 };
 
 struct LedgerSettings {
@@ -52,11 +56,18 @@ struct LedgerSettings {
 class LedgerCore {
  public:
   // Beyond so many unresolved ones, the backends that make them get no new work; beyond so many
-  // dead ones, the database's refusals hold the shipping up like an outage.
+  // dead ones, what the database refuses is sent again like in an outage, and what is too old to
+  // send holds up all behind it: something is wrong that a person must see first.
   static constexpr size_t kUnresolvedMax = 10'000;
   static constexpr size_t kDeadMax = 10'000;
   static constexpr uint64_t kSegmentBytesMax = uint64_t{16} << 20;
 
+  // The least max_bytes on a disk with such blocks: so many segments of the least size, that some
+  // can be written to while others go.
+  static constexpr uint64_t kSegmentsMin = 8;
+  static uint64_t max_bytes_min(size_t block_bytes);
+
+  // settings.max_bytes is at least max_bytes_min().
   LedgerCore(Directory& directory, Log& log, const LedgerSettings& settings, Recovered recovered,
              std::function<double()> draw, MonotonicTime now);
 
@@ -64,9 +75,28 @@ class LedgerCore {
   bool reserve(const Intent& intent);
   void release(const Intent& intent);
   void open(const Intent& intent, bool may_bill_running, Waiter& waiter);
-  void progress(const ObjectId& id, const Figure& figure, bool is_final);
+  // True: the first since the writer took what there was.
+  bool progress(const ObjectId& id, const Figure& figure, bool is_final);
   // True: its waiter is to be told at once, by the caller; it is not waited for.
   [[nodiscard]] bool settle(Settlement settlement, Waiter& waiter);
+
+  // By hand (ledger_by_hand.cc). kAppended: `waiter` (may be null) is told when all of it is
+  // durable, or false when the disk fails. Else nothing was appended. The ids are those of
+  // unresolved requests, or of dead events.
+  enum class ByHand : uint8_t {
+    kAppended,
+    kUnknown,   // no such one
+    kUnderWay,  // its outcome is being recorded
+    kRefused,   // the ledger is full or failing
+  };
+  // No figure: nothing is owed.
+  ByHand resolve(const ObjectId& id, const std::optional<Figure>& figure, Waiter* waiter);
+  ByHand requeue(const ObjectId& id, Waiter* waiter);
+  ByHand rebill(const ObjectId& id, const ObjectId& new_id, Waiter* waiter);
+  std::vector<ObjectId> dead_ids() const;
+  // All that recovery wanted written is durable: before that not every dead or unresolved one is
+  // known.
+  bool has_recovered() const { return first_left_ == 0; }
 
   // The writer. next_commit: when begin_commit should be called; nothing: not before something is
   // appended. `is_last`: at the end, all that is pending and then an empty group, the witness.
@@ -86,6 +116,7 @@ class LedgerCore {
   struct Reading {
     std::vector<SegmentView> views;
     uint64_t until = 0;
+    uint64_t events = 0;  // that are durable and unread
     std::vector<LedgerReader::Item> items{};
     bool is_more = false;
   };
@@ -93,7 +124,7 @@ class LedgerCore {
   void run_read(Reading& reading);  // blocks; touches nothing but the shipper's own reader
   void end_read(Reading reading, MonotonicTime now, WallMs wall_now);
   std::vector<Event> begin_batch() { return shipper_.take(); }
-  std::vector<Event> end_batch(const BatchResult& result, MonotonicTime now);  // the delivered ones
+  std::vector<Event> end_batch(BatchResult result, MonotonicTime now);  // the delivered ones
   // The end: everything at once, and nothing new.
   void hurry();
   bool is_drained() const;  // all that is durable is settled with the database, and all is durable
@@ -108,12 +139,18 @@ class LedgerCore {
   };
 
   void append(LedgerLog::Append append);
+  ByHand append_by_hand(const ObjectId& id, std::vector<Record> records, Waiter* waiter);
+  void note_closed(const Record& record, bool is_durable);
+  bool is_unresolved(const ObjectId& id) const;
   void count_outcome(const Record& record, int64_t by);
   void note_told(const LedgerLog::Told& told, MonotonicTime now);
   void tell_of_writing(int error, bool was_failing);
   void take_progress(MonotonicTime now);
+  void tell_of_gaps();
   void take_event(LedgerReader::Item item, MonotonicTime since, WallMs wall_now);
   void tell_of_shipping(const Shipper::Answer& answer, const std::string& detail);
+  bool can_bury(size_t more = 1) const;
+  void bury_withheld();
   void bury(Event event, std::string reason, DeadRecord::Kind kind);
   void move_mark();
   bool wants_reading(MonotonicTime now) const;
@@ -126,15 +163,20 @@ class LedgerCore {
   DurableCounts counts_{};
   size_t active_ = 0;   // requests that have not been told that their outcome is durable
   size_t waiting_ = 0;  // of them: somebody waits for a record
-  std::map<std::string, size_t, std::less<>> unresolved_of_;       // by backend
   std::unordered_map<ObjectId, Progress, ObjectIdHash> progress_;  // that no record has yet
+  // Unresolved or dead ones that a record that is not durable yet closes, each with the room that
+  // it gives back.
+  std::map<ObjectId, size_t> closing_;
   MonotonicTime progress_due_{}, upkeep_since_{}, begun_last_{};
   bool has_upkeep_ = false;
 
   Shipper shipper_;
   LedgerReader reader_;
-  size_t damages_told_ = 0;
+  std::vector<Gap> gaps_told_;               // by recovery
+  std::deque<LedgerReader::Item> withheld_;  // events, too old to send, beyond kDeadMax
+  size_t dead_pending_ = 0;                  // dead ones that are not durable yet
   std::optional<MonotonicTime> read_again_;  // the disk could not be read
+  size_t first_left_ = 0;                    // of Recovered::first: not durable again
   uint64_t first_events_ = 0;                // of Recovered::first that are not durable again
   uint64_t unread_events_ = 0;               // durable, and not read by the shipper yet
   MonotonicTime unread_since_;

@@ -1,9 +1,10 @@
 // Rules and their reasons: docs/ledger.md.
 #include "billing/ledger_log.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cerrno>
-#include <set>
 #include <utility>
 
 #include "base/check.h"
@@ -17,16 +18,26 @@ uint64_t rounded_up(uint64_t size, uint64_t block) {
   return (size + block - 1) / block * block;
 }
 
+LedgerLog::Settings sized(LedgerLog::Settings settings, uint64_t block_bytes) {
+  settings.segment_bytes =
+      std::max(settings.segment_bytes, LedgerLog::kSegmentBlocksMin * block_bytes);
+  return settings;
+}
+
 }  // namespace
 
 LedgerLog::LedgerLog(Directory& directory, Settings settings, Start start)
     : directory_(directory),
-      settings_(settings),
-      group_bytes_max_(std::min<size_t>(kGroupBytesMax, settings.segment_bytes / 4)),
+      settings_(sized(settings, start.header.block_bytes)),
+      group_bytes_max_(std::min<size_t>(kGroupBytesMax, settings_.segment_bytes / 4)),
       state_(std::move(start.state)),
       header_(std::move(start.header)),
       next_segment_(start.next_segment),
-      mark_to_write_(state_.mark()) {
+      tail_(start.tail),
+      tail_bytes_(start.tail_bytes),
+      mark_to_write_(state_.mark()),
+      quarantine_(directory) {
+  for (const Damage& damage : start.kept) kept_.emplace(damage.segment, damage.offset);
   for (SegmentView& view : start.views) {
     Segment segment;
     segment.view = view;
@@ -34,6 +45,7 @@ LedgerLog::LedgerLog(Directory& directory, Settings settings, Start start)
     segment.is_cut = segment.size <= view.end_bytes;
     closed_.emplace(view.number, std::move(segment));
   }
+  for (const Damage& damage : start.unkept) quarantine(damage);
 }
 
 // Room.
@@ -89,14 +101,21 @@ bool LedgerLog::is_ready() const {
   return spares_.size() + (current_ ? 1 : 0) > kSparesMin;
 }
 
+// Of the next spare: any group of ours fits, and the tail of the life before.
+uint64_t LedgerLog::spare_bytes() const {
+  const uint64_t group = std::max(group_bytes_max_, tail_bytes_);
+  const uint64_t needed = header_room() + rounded_up(group, header_.block_bytes);
+  return std::max(settings_.segment_bytes, needed + header_.block_bytes);
+}
+
 bool LedgerLog::wants_spare() const {
-  const uint64_t bytes = bytes_used() + settings_.segment_bytes;
-  // What is owed goes somewhere in a full log, too: without a mark no segment would ever go.
+  // What is owed goes somewhere in a full log, too, one segment at a time: without a mark none
+  // would ever go. It may be full beyond its bound: max_bytes was made smaller.
   const bool has_place = !spares_.empty() || (current_ && usable(*current_) > 0);
-  if (!has_place) return bytes <= settings_.max_bytes;
-  if (bytes > settings_.max_bytes / 100 * kFullPercent) return false;
-  return !is_ready() || spares_.size() < kSparesMin ||
-         bytes_available() < reserved_ + kSparesMin * settings_.segment_bytes;
+  if (!has_place) return true;
+  const bool is_low = !is_ready() || spares_.size() < kSparesMin ||
+                      bytes_available() < reserved_ + kSparesMin * settings_.segment_bytes;
+  return is_low && bytes_used() + spare_bytes() <= settings_.max_bytes / 100 * kFullPercent;
 }
 
 // Appending.
@@ -107,6 +126,23 @@ void LedgerLog::set_mark(uint64_t sequence) {
   mark_to_write_ = std::max(mark_to_write_, sequence);
 }
 
+void LedgerLog::quarantine(const Damage& damage) {
+  const bool is_here =
+      closed_.contains(damage.segment) || (current_ && current_->view.number == damage.segment);
+  if (is_here && kept_.emplace(damage.segment, damage.offset).second) unkept_.push_back(damage);
+}
+
+bool LedgerLog::has_unkept(uint64_t segment) const {
+  return std::any_of(unkept_.begin(), unkept_.end(),
+                     [&](const Damage& damage) { return damage.segment == segment; });
+}
+
+uint64_t LedgerLog::mark_wanted() const {
+  uint64_t mark = mark_to_write_;
+  for (const Damage& damage : unkept_) mark = std::min(mark, damage.after);
+  return mark;
+}
+
 // The oldest segment could go, were it not for its open intents.
 bool LedgerLog::has_settled_work() const {
   const LedgerState::Segment* const settled = state_.find_settled();
@@ -115,7 +151,7 @@ bool LedgerLog::has_settled_work() const {
 
 // A mark frees a segment only from a later one (I5).
 bool LedgerLog::needs_mark() const {
-  if (mark_to_write_ > state_.mark()) return true;
+  if (mark_wanted() > state_.mark()) return true;
   if (state_.segments().size() < 2 || !current_) return false;
   const LedgerState::Segment& oldest = state_.segments().begin()->second;
   return oldest.last_sequence <= state_.mark() && state_.mark_segment() <= oldest.number &&
@@ -133,32 +169,37 @@ void LedgerLog::add_to_group(Append append) {
   group_.push_back(std::move(append));
 }
 
+void LedgerLog::take_pending() {
+  add_to_group(std::move(pending_.front()));
+  pending_.pop_front();
+}
+
+bool LedgerLog::has_pending_dead() const {
+  return std::any_of(pending_.begin(), pending_.end(), [](const Append& append) {
+    return std::holds_alternative<DeadRecord>(append.record);
+  });
+}
+
 void LedgerLog::fill_group() {
   const size_t most =
       group_bytes_max_ - header_.block_bytes - GroupBuilder::framed_size(kRecordBytesMax);
-  while (!pending_.empty() && builder_.size() < most) {
-    add_to_group(std::move(pending_.front()));
-    pending_.pop_front();
-  }
-  const size_t appended = group_.size();
-  if (has_settled_work()) add_copies(most);
-  // Behind the dead ones that it passes, which may still be pending.
-  if (needs_mark() && pending_.empty()) add_to_group({MarkRecord{mark_to_write_}});
-  own_ = group_.size() - appended;
+  for (size_t i = std::min(tail_, pending_.size()); i > 0; --i) take_pending();
+  if (group_.empty() && has_settled_work())
+    add_copies(pending_.empty() ? most : most / kCopiesPart);
+  while (!pending_.empty() && builder_.size() < most) take_pending();
+  // Behind the dead ones that it passes.
+  has_mark_ = needs_mark() && !has_pending_dead();
+  if (has_mark_) add_to_group({MarkRecord{std::max(mark_wanted(), state_.mark())}});
 }
 
-// Copies are made from what is durable: what this group says of an id itself is newer, and may
-// close it.
+// They come before what this group says of an id itself: that is newer, and may close it.
 void LedgerLog::add_copies(size_t most) {
-  std::set<ObjectId> newer;
-  for (const Append& append : group_) {
-    if (const auto id = record_id(append.record)) newer.insert(*id);
-  }
   for (Record& copy : state_.copies_of_open(state_.find_settled()->number, kCopiesMax)) {
     // Never between an intent and its progress: what is left behind goes with its segment.
     if (builder_.size() >= most && std::holds_alternative<IntentRecord>(copy)) break;
-    if (!newer.contains(*record_id(copy))) add_to_group({std::move(copy)});
+    add_to_group({std::move(copy)});
   }
+  copies_ = group_.size();
 }
 
 // Writing.
@@ -180,8 +221,10 @@ std::optional<LedgerLog::Write> LedgerLog::begin_write(MonotonicTime now, bool w
   header_.number = current_->view.number;
   header_.first_sequence = sequence + 1;
   header_.cutoffs.clear();
-  for (const auto& [number, segment] : closed_)
-    header_.cutoffs.push_back({number, segment.view.last_sequence});
+  for (const auto& [number, segment] : closed_) {
+    const bool is_empty = segment.view.last_sequence < segment.view.first_sequence;
+    header_.cutoffs.push_back({number, is_empty ? 0 : segment.view.last_sequence});
+  }
   for (const Segment& segment : failed_) header_.cutoffs.push_back({segment.view.number, 0});
   std::sort(header_.cutoffs.begin(), header_.cutoffs.end(),
             [](const Cutoff& a, const Cutoff& b) { return a.number < b.number; });
@@ -243,13 +286,14 @@ void LedgerLog::end_write(int error, MonotonicTime now, std::vector<Told>& told)
     state_.add_segment(current_->view.number, header_.first_sequence);
   }
   current_->view.end_bytes += write_bytes_;
-  const size_t appended = group_.size() - own_;
+  const size_t appended_end = group_.size() - (has_mark_ ? 1 : 0);
   for (size_t i = 0; i < group_.size(); ++i) {
     const std::string problem = state_.apply(group_[i].record, state_.last_sequence() + 1);
     LLMPROXY_CHECK(problem.empty());
     reserved_ -= group_[i].room;
-    if (i < appended) told.push_back({std::move(group_[i]), true});
+    if (i >= copies_ && i < appended_end) told.push_back({std::move(group_[i]), true});
   }
+  if (!group_.empty()) tail_ = tail_bytes_ = 0;  // it is in the first
   clear_group();
   has_failed_once_ = is_failing_ = false;
   retry_at_.reset();
@@ -258,7 +302,8 @@ void LedgerLog::end_write(int error, MonotonicTime now, std::vector<Told>& told)
 // Who can still be told that nothing was recorded is told so; the others' records are written first
 // when the disk works again. Copies and marks are made anew.
 void LedgerLog::give_up(std::vector<Told>& told) {
-  group_.resize(group_.size() - own_);
+  if (has_mark_) group_.pop_back();
+  group_.erase(group_.begin(), group_.begin() + static_cast<ptrdiff_t>(copies_));
   std::deque<Append> kept;
   const auto sort_out = [&](Append& append) {
     if (!append.gives_up) return kept.push_back(std::move(append));
@@ -274,23 +319,25 @@ void LedgerLog::give_up(std::vector<Told>& told) {
 void LedgerLog::clear_group() {
   group_.clear();
   builder_.clear();
-  own_ = 0;
+  copies_ = 0;
+  has_mark_ = false;
 }
 
 // Chores.
 
 std::optional<LedgerLog::Chore> LedgerLog::pick_spare() const {
   if (!wants_spare()) return std::nullopt;
-  return Chore{
-      .kind = Chore::Kind::kMakeSpare, .number = next_segment_, .bytes = settings_.segment_bytes};
+  return Chore{.kind = Chore::Kind::kMakeSpare, .number = next_segment_, .bytes = spare_bytes()};
 }
 
 std::optional<LedgerLog::Chore> LedgerLog::pick_removal() const {
   using Kind = Chore::Kind;
   if (!failed_.empty()) return Chore{.kind = Kind::kRemove, .number = failed_.front().view.number};
   const LedgerState::Segment* const settled = state_.find_settled();
-  if (settled == nullptr || settled->open > 0 || !closed_.contains(settled->number))
+  if (settled == nullptr || settled->open > 0 || !closed_.contains(settled->number) ||
+      has_unkept(settled->number)) {
     return std::nullopt;
+  }
   if (!settled->has_side_records) return Chore{.kind = Kind::kRemove, .number = settled->number};
   return Chore{.kind = Kind::kSaveSide, .sequence = state_.last_sequence()};
 }
@@ -299,7 +346,7 @@ std::optional<LedgerLog::Chore> LedgerLog::pick_cut() const {
   // Not before something is durable behind it: a start copies the last group of the segment before.
   if (!current_ || current_->used() == 0) return std::nullopt;
   for (const auto& [number, segment] : closed_) {
-    if (segment.is_cut) continue;
+    if (segment.is_cut || has_unkept(number)) continue;
     return Chore{.kind = Chore::Kind::kCut,
                  .number = number,
                  .bytes = segment.used(),
@@ -308,11 +355,23 @@ std::optional<LedgerLog::Chore> LedgerLog::pick_cut() const {
   return std::nullopt;
 }
 
+std::optional<LedgerLog::Chore> LedgerLog::pick_quarantine() const {
+  if (unkept_.empty()) return std::nullopt;
+  const Damage& damage = unkept_.front();
+  const auto closed = closed_.find(damage.segment);
+  return Chore{.kind = Chore::Kind::kQuarantine,
+               .number = damage.segment,
+               .offset = damage.offset,
+               .bytes = damage.size,
+               .file = (closed == closed_.end() ? *current_ : closed->second).view.file};
+}
+
 // What failed comes after all others: a full disk must not keep a segment from going.
 std::optional<LedgerLog::Chore> LedgerLog::pick_chore(MonotonicTime now) const {
   if (is_chore_under_way_ || (chore_retry_at_ && now < *chore_retry_at_)) return std::nullopt;
   std::optional<Chore> failed;
-  for (const auto pick : {&LedgerLog::pick_spare, &LedgerLog::pick_removal, &LedgerLog::pick_cut}) {
+  for (const auto pick : {&LedgerLog::pick_spare, &LedgerLog::pick_removal, &LedgerLog::pick_cut,
+                          &LedgerLog::pick_quarantine}) {
     std::optional<Chore> chore = (this->*pick)();
     if (chore && chore->kind != failed_kind_) return chore;
     if (chore) failed = std::move(chore);
@@ -328,6 +387,19 @@ std::optional<LedgerLog::Chore> LedgerLog::next_chore(MonotonicTime now) {
   if (chore->kind == Chore::Kind::kMakeSpare) ++next_segment_;
   if (chore->kind == Chore::Kind::kSaveSide) chore->content = state_.side_file();
   return chore;
+}
+
+int LedgerLog::run_quarantine(Chore& chore) {
+  std::string bytes;
+  if (const int error = read_bytes(*chore.file, chore.offset, chore.bytes, bytes); error != 0)
+    return error;
+  const std::string name = Quarantine::name_of(chore.number, chore.offset);
+  const int error = quarantine_.keep_bytes(name, bytes);
+  if (error != 0 && error != EDQUOT) return error;
+  chore.content = fmt::format("{} bytes at {} of {} are damaged; {}{}", chore.bytes, chore.offset,
+                              segment_name(chore.number), error == 0 ? "kept as " : "not kept: ",
+                              error == 0 ? name : "the quarantine is full");
+  return 0;
 }
 
 int LedgerLog::run_chore(Chore& chore) {
@@ -347,6 +419,8 @@ int LedgerLog::run_chore(Chore& chore) {
     case Chore::Kind::kRemove:
       error = directory_.remove(name);
       return error != 0 && error != ENOENT ? error : directory_.sync();
+    case Chore::Kind::kQuarantine:
+      return run_quarantine(chore);
   }
   return error;
 }
@@ -382,7 +456,11 @@ void LedgerLog::end_chore(const Chore& chore, int error, MonotonicTime now) {
       } else {
         state_.drop_segment(chore.number);
         closed_.erase(chore.number);
+        std::erase_if(kept_, [&](const auto& place) { return place.first == chore.number; });
       }
+      break;
+    case Chore::Kind::kQuarantine:
+      unkept_.pop_front();
       break;
   }
 }

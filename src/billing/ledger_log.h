@@ -11,14 +11,18 @@
 #pragma once
 
 #include <deque>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/file.h"
 #include "billing/ledger_state.h"
+#include "billing/quarantine.h"
 #include "billing/segment.h"
 #include "billing/settlement.h"
 
@@ -35,18 +39,37 @@ struct SegmentView {
   std::shared_ptr<File> file;
 };
 
+// Bytes of a segment that are no records, and the last sequence before them.
+struct Damage {
+  uint64_t segment = 0;
+  uint64_t offset = 0;
+  uint64_t size = 0;
+  uint64_t after = 0;
+};
+
+// Records that were durable and are not there.
+struct Gap {
+  uint64_t first = 0;
+  uint64_t last = 0;
+  bool operator==(const Gap&) const = default;
+};
+
 class LedgerLog {
  public:
   struct Settings {
-    uint64_t max_bytes = uint64_t{4} << 30;  // of all segments together
-    uint64_t segment_bytes = uint64_t{16} << 20;
-    Milliseconds probe_interval{1'000};  // between two tries while the disk fails
+    uint64_t max_bytes = uint64_t{4} << 30;       // of all segments together
+    uint64_t segment_bytes = uint64_t{16} << 20;  // at least kSegmentBlocksMin blocks
+    Milliseconds probe_interval{1'000};           // between two tries while the disk fails
   };
   static constexpr size_t kSparesMin = 2;
   static constexpr int kFullPercent = 90;  // no segment for new work beyond
   static constexpr int kWarnPercent = 70;
-  // While the oldest segment waits for this: so many open intents are written again in one group.
+  // While the oldest segment waits for this: so many open intents are written again in one group,
+  // and, where others wait too, in a part of it. So they get on however much is appended.
   static constexpr size_t kCopiesMax = 1000;
+  static constexpr size_t kCopiesPart = 4;
+  // Of blocks, in a segment: fewer would not take a header and some groups.
+  static constexpr uint64_t kSegmentBlocksMin = 16;
 
   // What recovery found; state holds what is durable and counts, `views` its segments, oldest
   // first.
@@ -55,6 +78,12 @@ class LedgerLog {
     std::vector<SegmentView> views;
     uint64_t next_segment = 1;
     SegmentHeader header;  // block size, instance, boot, database
+    // So many of the records that are appended first are a copy of the tail, which takes so many
+    // bytes as one group. It goes out in one whatever size groups have now: the header before it
+    // cuts the old one off.
+    size_t tail = 0;
+    size_t tail_bytes = 0;
+    std::vector<Damage> kept, unkept;  // in the quarantine, or not yet: see quarantine()
   };
   LedgerLog(Directory& directory, Settings settings, Start start);
 
@@ -74,6 +103,9 @@ class LedgerLog {
   void append(Append append) { pending_.push_back(std::move(append)); }
   // The next group ends with a mark. Only ever grows.
   void set_mark(uint64_t sequence);
+  // A chore puts these bytes into the quarantine, once. Until then no mark passes them, and their
+  // segment is neither cut nor removed.
+  void quarantine(const Damage& damage);
 
   struct Told {
     Append append;  // its record is the caller's now
@@ -97,12 +129,13 @@ class LedgerLog {
 
   // Work on files that nobody waits for.
   struct Chore {
-    enum class Kind : uint8_t { kMakeSpare, kCut, kSaveSide, kRemove };
+    enum class Kind : uint8_t { kMakeSpare, kCut, kSaveSide, kRemove, kQuarantine };
     Kind kind = Kind::kMakeSpare;
     uint64_t number = 0;    // of the segment
     uint64_t sequence = 0;  // kSaveSide
-    uint64_t bytes = 0;     // kMakeSpare, kCut: its size
-    std::string content{};  // kSaveSide
+    uint64_t offset = 0;    // kQuarantine
+    uint64_t bytes = 0;     // kMakeSpare, kCut: its size; kQuarantine
+    std::string content{};  // kSaveSide; kQuarantine, once it has run: what to tell
     std::shared_ptr<File> file{};
   };
   std::optional<Chore> next_chore(MonotonicTime now);
@@ -121,6 +154,7 @@ class LedgerLog {
   bool has_upkeep() const;  // a mark, or copies of open intents: can wait for others to come along
   bool is_writing() const { return is_writing_; }
   bool is_failing() const { return is_failing_; }
+  bool wants_spare() const;     // a chore should make one
   bool is_ready() const;        // there is a segment to write to, and the spares
   uint64_t bytes_used() const;  // of all segments, spares among them
   uint64_t bytes_available() const;
@@ -136,9 +170,14 @@ class LedgerLog {
   };
 
   void fill_group();
+  void take_pending();
+  uint64_t spare_bytes() const;
+  uint64_t mark_wanted() const;
+  bool has_unkept(uint64_t segment) const;
   void add_copies(size_t most);
   void add_to_group(Append append);
   bool has_settled_work() const;
+  bool has_pending_dead() const;
   bool needs_mark() const;
   bool place_group();
   bool take_spare();
@@ -147,11 +186,12 @@ class LedgerLog {
   void clear_group();
   size_t header_room() const;
   uint64_t usable(const Segment& segment) const;
-  bool wants_spare() const;
   std::optional<Chore> pick_chore(MonotonicTime now) const;
   std::optional<Chore> pick_spare() const;
   std::optional<Chore> pick_removal() const;
   std::optional<Chore> pick_cut() const;
+  std::optional<Chore> pick_quarantine() const;
+  int run_quarantine(Chore& chore);
 
   Directory& directory_;
   const Settings settings_;
@@ -159,6 +199,7 @@ class LedgerLog {
   LedgerState state_;
   SegmentHeader header_;  // the words that all headers share
   uint64_t next_segment_;
+  size_t tail_, tail_bytes_;  // 0 once it is durable again
 
   std::deque<Append> pending_;  // appended, in no group yet
   std::vector<Append> group_;   // in the group in hand: being written, or to be written again
@@ -172,7 +213,11 @@ class LedgerLog {
   std::deque<Segment> spares_;
   std::map<uint64_t, Segment> closed_;  // by number
   std::deque<Segment> failed_;          // nothing in them counts: to be removed
-  size_t own_ = 0;  // records at the end of group_ that nobody appended: copies, a mark
+  std::deque<Damage> unkept_;
+  std::set<std::pair<uint64_t, uint64_t>> kept_;  // segment and offset of what is not in unkept_
+  Quarantine quarantine_;                         // the keeper's
+  size_t copies_ = 0;      // records at the front of group_ that nobody appended
+  bool has_mark_ = false;  // nor its last one
   size_t write_bytes_ = 0;
   bool is_writing_ = false;
   bool has_failed_once_ = false;  // the group in hand

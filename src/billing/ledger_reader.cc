@@ -32,10 +32,12 @@ std::string_view GroupCursor::bytes_at(uint64_t offset, size_t size) {
   return std::string_view(buffer_).substr(std::min(begin, buffer_.size()));
 }
 
-GroupRead::State GroupCursor::next() {
+GroupRead::State GroupCursor::next(uint64_t end) {
   using State = GroupRead::State;
   const uint64_t begin = offset_ + std::exchange(size_, 0);
   offset_ = begin;
+  error_ = 0;
+  if (begin >= end) return State::kEnd;
   size_t wanted = block_bytes_;
   for (const uint64_t reads_before = reads_;;) {
     const std::string_view bytes = bytes_at(begin, wanted);
@@ -43,42 +45,54 @@ GroupRead::State GroupCursor::next() {
     group_ = read_group(bytes, block_bytes_);
     if (group_.state == State::kMore && bytes.size() >= wanted && group_.size > wanted) {
       wanted = group_.size;
-    } else if (group_.state == State::kOk) {
+    } else if (group_.state == State::kOk && group_.size <= end - begin) {
       size_ = group_.size;
       return State::kOk;
     } else if (reads_ == reads_before) {
       buffer_.clear();  // read when this was still being written
     } else {
-      return look_on();
+      return look_on(end);
     }
   }
 }
 
-// Zeros are the end only where nothing follows: a block may have been lost. So this goes to the
-// next group, or to where there are only zeros.
-GroupRead::State GroupCursor::look_on() {
+// Where the end is not known, zeros are it only if nothing follows: a block may have been lost. So
+// this goes to the next group, or to where there are only zeros.
+GroupRead::State GroupCursor::look_on(uint64_t end) {
   using State = GroupRead::State;
-  uint64_t end = offset_;
-  for (uint64_t at = offset_;; at += block_bytes_) {
+  uint64_t last = offset_;
+  for (uint64_t at = offset_; at < end; at += block_bytes_) {
     const std::string_view bytes = bytes_at(at, block_bytes_);
     if (error_ != 0) return State::kDamaged;
     GroupRead found = read_group(bytes, block_bytes_);
     if (found.state == State::kMore && bytes.size() >= block_bytes_)
       found = read_group(bytes_at(at, found.size), block_bytes_);
-    if (found.state == State::kOk) {
+    if (error_ != 0) return State::kDamaged;
+    if (found.state == State::kOk && at > offset_ && found.size <= end - at) {
       size_ = at - offset_;
       return State::kDamaged;
     }
     if (bytes.size() < block_bytes_) {
       const bool is_zero = bytes.find_first_not_of('\0') == std::string_view::npos;
-      if (!is_zero) end = at + bytes.size();
+      if (!is_zero) last = at + bytes.size();
       break;
     }
-    if (found.state != State::kEnd) end = at + block_bytes_;
+    if (found.state != State::kEnd) last = at + block_bytes_;
   }
-  size_ = end - offset_;
+  size_ = (end == kUnknown ? last : end) - offset_;
   buffer_.clear();  // a group may be written there
   return size_ > 0 ? State::kDamaged : State::kEnd;
+}
+
+// What comes next has a sequence beyond this one.
+void LedgerReader::pass_to(uint64_t sequence) {
+  if (sequence <= last_) return;
+  gaps_.push_back({last_ + 1, sequence});
+  last_ = sequence;
+}
+
+void LedgerReader::note_damage(const SegmentView& segment) {
+  damages_.push_back({segment.number, cursor_->offset(), cursor_->size(), last_});
 }
 
 void LedgerReader::take_group(const SegmentView& segment, uint64_t until,
@@ -86,13 +100,15 @@ void LedgerReader::take_group(const SegmentView& segment, uint64_t until,
   const uint64_t most = std::min(until, segment.last_sequence);
   for (const FramedRecord& framed : cursor_->group().records) {
     if (framed.sequence <= last_ || framed.sequence > most) continue;
+    pass_to(framed.sequence - 1);
     std::optional<Record> record = read_record(framed.type, framed.payload);
-    last_ = framed.sequence;
-    if (record) {
-      items.push_back({framed.sequence, std::move(*record)});
-    } else {
-      damages_.push_back({segment.number, cursor_->offset(), cursor_->size()});
+    if (!record) {
+      note_damage(segment);
+      pass_to(framed.sequence);
+      continue;
     }
+    last_ = framed.sequence;
+    items.push_back({framed.sequence, std::move(*record)});
   }
 }
 
@@ -101,16 +117,20 @@ bool LedgerReader::read_segment(const SegmentView& segment, uint64_t until, size
                                 std::vector<Item>& items) {
   using State = GroupRead::State;
   const uint64_t most = std::min(until, segment.last_sequence);
+  const uint64_t end = segment.end_bytes == 0 ? GroupCursor::kUnknown : segment.end_bytes;
   while (last_ < most) {
     if (items.size() >= wanted) return true;
-    const State state = cursor_->next();
-    if (state == State::kEnd) return false;
+    const State state = cursor_->next(end);
+    if (state == State::kEnd) {
+      if (end != GroupCursor::kUnknown) pass_to(most);
+      return false;
+    }
     if (state == State::kDamaged && cursor_->error() != 0) {
       error_ = cursor_->error();
       return false;
     }
     if (state == State::kDamaged) {
-      damages_.push_back({segment.number, cursor_->offset(), cursor_->size()});
+      note_damage(segment);
       continue;
     }
     take_group(segment, until, items);
@@ -121,8 +141,12 @@ bool LedgerReader::read_segment(const SegmentView& segment, uint64_t until, size
 bool LedgerReader::read(std::span<const SegmentView> segments, uint64_t until, size_t wanted,
                         std::vector<Item>& items) {
   error_ = 0;
+  damages_.clear();
+  gaps_.clear();
   for (const SegmentView& segment : segments) {
     if (segment.number < segment_ || segment.last_sequence <= last_) continue;
+    pass_to(std::min(segment.first_sequence - 1, until));
+    if (last_ >= until) return false;
     if (segment.number != segment_) {
       segment_ = segment.number;
       cursor_ =
@@ -130,9 +154,8 @@ bool LedgerReader::read(std::span<const SegmentView> segments, uint64_t until, s
     }
     if (read_segment(segment, until, wanted, items)) return true;
     if (last_ >= until || error_ != 0) return false;
-    // Its end did not come where it should: what is missing is told as damage by who compares
-    // sequences.
   }
+  pass_to(until);
   return false;
 }
 

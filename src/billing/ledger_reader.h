@@ -22,11 +22,14 @@ class GroupCursor {
   // From `offset` on, where a group begins or the file has only zeros.
   GroupCursor(std::shared_ptr<File> file, size_t block_bytes, uint64_t offset);
 
-  // kOk: group() is the next one, at offset(). kEnd: nothing but zeros or the end of the file
-  // follow; a group written there since is found by the next call. kDamaged: `size()` bytes at
-  // offset() are no group, but one may follow; or error() says why they cannot be read, and nothing
-  // follows.
-  GroupRead::State next();
+  static constexpr uint64_t kUnknown = UINT64_MAX;
+
+  // `end`: groups up to there are durable; what lies beyond may be half of a write that is under
+  // way, and is not looked at. kOk: group() is the next one, at offset(). kEnd: `end` is reached,
+  // or, if it is not known, nothing but zeros or the end of the file follow; a group written there
+  // since is found by the next call. kDamaged: `size()` bytes at offset() are no group, but one may
+  // follow; or error() says why they cannot be read, and nothing follows.
+  GroupRead::State next(uint64_t end = kUnknown);
 
   const GroupRead& group() const { return group_; }  // its views last until next()
   uint64_t offset() const { return offset_; }
@@ -35,7 +38,7 @@ class GroupCursor {
 
  private:
   std::string_view bytes_at(uint64_t offset, size_t size);
-  GroupRead::State look_on();
+  GroupRead::State look_on(uint64_t end);
 
   const std::shared_ptr<File> file_;
   const size_t block_bytes_;
@@ -54,36 +57,34 @@ class LedgerReader {
     uint64_t sequence = 0;
     Record record;
   };
-  struct Damage {
-    uint64_t segment = 0;
-    uint64_t offset = 0;
-    uint64_t size = 0;
-  };
-
   // Records up to the sequence `after` are passed over.
   explicit LedgerReader(uint64_t after) : last_(after) {}
 
   // Goes on from where it is through `segments` (all there are, oldest first), up to the sequence
-  // `until`, which is durable. Adds groups of items until there are `wanted`. False: it has got to
-  // `until`.
+  // `until`, which is durable. `segments` are as they were when it was. Adds groups of items until
+  // there are `wanted`. False: it has got to `until`, or error() says why not.
   bool read(std::span<const SegmentView> segments, uint64_t until, size_t wanted,
             std::vector<Item>& items);
 
   uint64_t last_sequence() const { return last_; }  // of the last item, or the last one passed over
-  void skip_to(uint64_t sequence) { last_ = sequence; }            // what is missing up to there
-  const std::vector<Damage>& damages() const { return damages_; }  // all so far
-  int error() const { return error_; }                             // of the last read()
+  // Of the last read(): where no records were, and which ones were missing.
+  const std::vector<Damage>& damages() const { return damages_; }
+  const std::vector<Gap>& gaps() const { return gaps_; }
+  int error() const { return error_; }
 
  private:
   bool read_segment(const SegmentView& segment, uint64_t until, size_t wanted,
                     std::vector<Item>& items);
   void take_group(const SegmentView& segment, uint64_t until, std::vector<Item>& items);
+  void pass_to(uint64_t sequence);
+  void note_damage(const SegmentView& segment);
 
   uint64_t last_;
   uint64_t segment_ = 0;  // of cursor_
   std::unique_ptr<GroupCursor> cursor_;
   int error_ = 0;
   std::vector<Damage> damages_;
+  std::vector<Gap> gaps_;
 };
 
 }  // namespace llmproxy

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <deque>
 #include <map>
 #include <memory>
@@ -40,8 +41,11 @@ class SimulatedDatabase {
         delivery = Delivery::kRefused;
       } else if (is_up && !(is_lost && random_() % 2 == 0)) {
         const auto [place, is_new] = stored.emplace(event.id, event);
-        if (!is_new && place->second != event) wrong.insert(event.id);
-        delivery = is_lost ? Delivery::kRetry : Delivery::kDelivered;
+        const bool is_other = !is_new && place->second != event;
+        if (is_other) wrong.insert(event.id);
+        delivery = is_lost    ? Delivery::kRetry
+                   : is_other ? Delivery::kRefused
+                              : Delivery::kDelivered;
       }
       result.deliveries.push_back(delivery);
     }
@@ -49,7 +53,7 @@ class SimulatedDatabase {
   }
 
   std::map<ObjectId, Event> stored;
-  std::set<ObjectId> wrong;  // two different events under one id
+  std::set<ObjectId> wrong;  // two different events under one id: the first one stands
 
  private:
   std::mt19937_64& random_;
@@ -66,11 +70,17 @@ class LedgerSimulation {
     bool may_kill = true;     // some lives end by kill instead of a power cut
     bool has_outages = true;  // of the database
     bool may_refuse = false;
+    bool is_resized = false;  // max_bytes is another one in each life, and some groups are large
+    bool is_spoiled = false;  // what was durable is damaged here and there
+    size_t block_bytes = 512;
   };
 
   explicit LedgerSimulation(Options options)
-      : options_(options), random_(options.seed), disk_(options.seed * 7 + 1), database_(random_) {
-    settings_.max_bytes = uint64_t{64} * (64 << 10);  // segments of 64 KiB
+      : options_(options),
+        random_(options.seed),
+        disk_(options.seed * 7 + 1, options.block_bytes),
+        database_(random_) {
+    settings_.max_bytes = std::max(kSmall, LedgerCore::max_bytes_min(options.block_bytes));
     disk_.set_lying(options.is_lying);
   }
 
@@ -78,8 +88,10 @@ class LedgerSimulation {
   std::string run();
 
   uint64_t crashes = 0, requests_made = 0, recovered = 0, segments_freed = 0;
+  uint64_t spoiled = 0, lost = 0;  // blocks, and durable outcomes that were in them
 
  private:
+  static constexpr uint64_t kSmall = uint64_t{64} * (64 << 10);  // segments of 64 KiB
   struct Request;
   struct RequestWaiter final : Waiter {
     explicit RequestWaiter(bool& its_told, bool& its_durable)
@@ -110,6 +122,10 @@ class LedgerSimulation {
   void live(bool is_last);
   void step();
   void begin_request();
+  void begin_burst();
+  void resize();
+  void spoil();
+  void note_spoiled(std::string_view bytes, size_t block, size_t begin, size_t end);
   void end_request();
   void settle(Request& request);
   void make_progress();
@@ -135,6 +151,9 @@ class LedgerSimulation {
   std::unique_ptr<Directory> directory_;
   std::unique_ptr<LedgerCore> core_;
   std::deque<Request> requests_;
+  std::set<ObjectId> spoiled_;      // had a record in a group that was damaged
+  std::set<std::string> headless_;  // whose header was: nothing in it can be read again
+  uint64_t alarms_ = 0;
   std::string problem_;
 };
 
@@ -155,6 +174,15 @@ inline void LedgerSimulation::live(bool is_last) {
                        .times = 1 + below(6)});
     }
   }
+  if (options_.is_resized) resize();
+  // Soon after the start, between what it writes.
+  if (options_.is_resized && !is_last && chance(2))
+    disk_.crash_at({.first = 1 + below(8), .call = SimulatedDisk::Call::kWrite});
+  while (options_.is_spoiled && chance(2)) spoil();
+  for (const std::string& name : headless_) {  // also what was written since
+    const std::string bytes = disk_.content(name).value_or("");
+    note_spoiled(bytes, options_.block_bytes, 0, bytes.size());
+  }
   try {
     directory_ = disk_.open();
     Result<Recovered> found = recover_ledger(*directory_, {"simulated", false});
@@ -163,7 +191,9 @@ inline void LedgerSimulation::live(bool is_last) {
     } else {
       recovered += found->billed + found->unresolved;
       for (const std::string& alarm : found->alarms) {
-        if (!options_.is_lying && !options_.has_faults) problem_ = "alarm: " + alarm;
+        const bool is_expected = options_.is_lying || options_.has_faults || options_.is_spoiled;
+        if (!is_expected) problem_ = "alarm: " + alarm;
+        ++alarms_;
       }
       core_ = std::make_unique<LedgerCore>(
           *directory_, log_, settings_, std::move(*found), [] { return 0.5; }, now_);
@@ -188,6 +218,8 @@ inline void LedgerSimulation::step() {
   if (options_.has_outages && chance(60)) database_.is_up = !database_.is_up;
   database_.may_lose_replies = options_.has_outages;
   database_.may_refuse = options_.may_refuse;
+  if (options_.is_resized && chance(40)) begin_burst();
+  if (options_.is_spoiled && chance(60)) spoil();
   switch (below(8)) {
     case 0:
     case 1:
@@ -225,6 +257,68 @@ inline void LedgerSimulation::begin_request() {
   if (!request.is_stream) return;
   request.intent_waiter.emplace(request.intent_told, request.intent_durable);
   core_->open(request.intent, request.is_continuous, *request.intent_waiter);
+}
+
+// Many at once, so that groups become as large as they may be.
+inline void LedgerSimulation::begin_burst() {
+  for (uint64_t i = below(300); i > 0; --i) {
+    begin_request();
+    if (!requests_.empty()) settle(requests_.back());
+  }
+  commit();
+}
+
+inline void LedgerSimulation::resize() {
+  const uint64_t least = LedgerCore::max_bytes_min(options_.block_bytes);
+  const uint64_t choices[] = {least, std::max(least, kSmall), std::max(least, 32 * kSmall)};
+  settings_.max_bytes = choices[below(3)];
+}
+
+// A byte is flipped, or a block becomes zeros or something else, where a header or a group lies.
+inline void LedgerSimulation::spoil() {
+  std::vector<std::string> names;
+  for (const std::string& name : disk_.names()) {
+    if (segment_number(name)) names.push_back(name);
+  }
+  if (names.empty()) return;
+  const std::string& name = names[below(names.size())];
+  const std::string bytes = disk_.content(name).value_or("");
+  const HeaderRead header = read_header(bytes);
+  if (header.state != HeaderRead::State::kOk) return;
+  const size_t block = header.header.block_bytes;
+  struct Place {
+    size_t begin, end;
+  };
+  std::vector<Place> groups;
+  for (size_t at = header.size; at + block <= bytes.size(); at += block) {
+    const GroupRead group = read_group(std::string_view(bytes).substr(at), block);
+    if (group.state != GroupRead::State::kOk) continue;
+    groups.push_back({at, at + group.size});
+    at += group.size - block;
+  }
+  if (groups.empty()) return;
+  const bool is_header = chance(15);
+  const Place place = is_header ? Place{0, header.size} : groups[below(groups.size())];
+  if (is_header) headless_.insert(name);
+  note_spoiled(bytes, block, place.begin, place.end);
+  ++spoiled;
+  const size_t at = place.begin + below((place.end - place.begin) / 512) * 512;
+  const uint64_t kind = below(3);
+  if (kind == 0) return disk_.spoil(name, at, std::string(512, '\0'));
+  if (kind == 1) return disk_.spoil(name, at, std::string(512, static_cast<char>(below(256))));
+  const size_t byte = place.begin + below(place.end - place.begin);
+  disk_.spoil(name, byte, std::string(1, static_cast<char>(bytes[byte] ^ (1 << below(8)))));
+}
+
+inline void LedgerSimulation::note_spoiled(std::string_view bytes, size_t block, size_t begin,
+                                           size_t end) {
+  for (size_t at = begin; at + block <= end; at += block) {
+    const GroupRead group = read_group(bytes.substr(at), block);
+    for (const FramedRecord& framed : group.records) {
+      const std::optional<Record> record = read_record(framed.type, framed.payload);
+      if (record && record_id(*record)) spoiled_.insert(*record_id(*record));
+    }
+  }
 }
 
 inline void LedgerSimulation::make_progress() {
@@ -361,10 +455,15 @@ inline std::string LedgerSimulation::check_request(const Request& request) {
   const bool is_from_progress =
       request.is_continuous &&
       std::find(request.figures.begin(), request.figures.end(), figure) != request.figures.end();
-  if (is_stored + is_unresolved + is_dead > 1) return name(request) + ": in two places";
   if (is_open) return name(request) + ": still open";
   if (is_stored && !is_its_outcome && !is_from_progress)
     return name(request) + ": billed with what nobody said";
+  if (spoiled_.contains(request.intent.id)) {  // what became of it, nobody may know
+    const bool is_lost = request.outcome_durable && !is_stored && !is_unresolved && !is_dead;
+    lost += is_lost ? 1 : 0;
+    return "";
+  }
+  if (is_stored + is_unresolved + is_dead > 1) return name(request) + ": in two places";
   if (request.outcome_durable) {
     const bool is_right = request.outcome.kind == Outcome::Kind::kBilled
                               ? (is_stored && is_its_outcome) || is_dead
@@ -393,7 +492,9 @@ inline std::string LedgerSimulation::check_request(const Request& request) {
 }
 
 inline std::string LedgerSimulation::check() {
-  if (!database_.wrong.empty()) return database_.wrong.begin()->hex() + ": two events under one id";
+  for (const ObjectId& id : database_.wrong) {
+    if (!spoiled_.contains(id)) return id.hex() + ": two events under one id";
+  }
   std::set<ObjectId> known;
   for (const Request& request : requests_) {
     known.insert(request.intent.id);
@@ -401,6 +502,13 @@ inline std::string LedgerSimulation::check() {
   }
   for (const auto& [id, event] : database_.stored) {
     if (!known.contains(id)) return id.hex() + ": an event of no request";
+  }
+  if (lost > 0 && alarms_ == 0 && core_->counts().lost == 0) {
+    const std::vector<std::string> names = disk_.names();
+    const bool is_kept = std::any_of(names.begin(), names.end(), [](const std::string& one) {
+      return one.starts_with("quarantine-");
+    });
+    if (!is_kept) return "what was damaged is neither told nor kept";
   }
   const DurableCounts counts = core_->counts();
   if (counts.accepted != counts.billed + counts.free + counts.unresolved + counts.in_flight)

@@ -18,6 +18,7 @@ uint64_t seeds(uint64_t ordinary) {
 
 struct Sums {
   uint64_t crashes = 0, requests = 0, recovered = 0, segments = 0, problems = 0;
+  uint64_t spoiled = 0, lost = 0;
 };
 
 Sums run_seeds(uint64_t count, Options options, bool must_hold) {
@@ -34,6 +35,8 @@ Sums run_seeds(uint64_t count, Options options, bool must_hold) {
     sums.requests += simulation.requests_made;
     sums.recovered += simulation.recovered;
     sums.segments += simulation.segments_freed;
+    sums.spoiled += simulation.spoiled;
+    sums.lost += simulation.lost;
     if (must_hold && !problem.empty()) break;
   }
   return sums;
@@ -52,6 +55,24 @@ TEST(LedgerSimulation, NorWhereTheDiskFails) {
 
 TEST(LedgerSimulation, NorWhereTheDatabaseRefuses) {
   run_seeds(seeds(60), {.may_refuse = true}, true);
+}
+
+TEST(LedgerSimulation, NorWhereItIsMadeSmallerOrLarger) {
+  run_seeds(seeds(100), {.is_resized = true}, true);
+  run_seeds(seeds(50), {.has_faults = true, .is_resized = true}, true);
+}
+
+TEST(LedgerSimulation, NorWithTheGreatestBlocks) {
+  run_seeds(seeds(20), {.is_resized = true, .block_bytes = 65'536}, true);
+}
+
+// Damage takes what it hits and no more; that is told or kept, and nothing is billed twice or
+// wrongly.
+TEST(LedgerSimulation, DamageTakesNothingThatItDidNotHit) {
+  const Sums sums = run_seeds(seeds(200), {.is_spoiled = true}, true);
+  EXPECT_GT(sums.spoiled, sums.lost);
+  EXPECT_GT(sums.lost, 0u);
+  run_seeds(seeds(50), {.is_resized = true, .is_spoiled = true}, true);
 }
 
 TEST(LedgerSimulation, ADiskThatLiesIsSeenToLose) {

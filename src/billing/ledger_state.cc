@@ -49,8 +49,28 @@ void LedgerState::close(const ObjectId& id) {
     if (segment != segments_.end()) --segment->second.open;
     open_.erase(open);
   }
-  if (unresolved_.erase(id) + dead_.erase(id) > 0)
-    segments_.rbegin()->second.has_side_records = true;
+  const bool was_unresolved = erase_unresolved(id), was_dead = dead_.erase(id) > 0;
+  if (was_unresolved || was_dead) segments_.rbegin()->second.has_side_records = true;
+}
+
+size_t LedgerState::unresolved_of(std::string_view backend) const {
+  const auto found = unresolved_of_.find(backend);
+  return found == unresolved_of_.end() ? 0 : found->second;
+}
+
+void LedgerState::put_unresolved(const UnresolvedRecord& record, uint64_t segment) {
+  erase_unresolved(record.intent.id);
+  unresolved_.emplace(record.intent.id, Unresolved{record, segment});
+  ++unresolved_of_[record.intent.backend];
+}
+
+bool LedgerState::erase_unresolved(const ObjectId& id) {
+  const auto found = unresolved_.find(id);
+  if (found == unresolved_.end()) return false;
+  const auto count = unresolved_of_.find(found->second.record.intent.backend);
+  if (--count->second == 0) unresolved_of_.erase(count);
+  unresolved_.erase(found);
+  return true;
 }
 
 // Each returns the invariant that the record breaks, or "".
@@ -99,7 +119,7 @@ struct LedgerState::Apply {
     const bool is_second =
         before != state.unresolved_.end() && before->second.segment != 0;  // 0: from the side file
     state.close(record.intent.id);
-    state.unresolved_[record.intent.id] = {record, segment.number};
+    state.put_unresolved(record, segment.number);
     segment.has_side_records = true;
     return is_second ? "a request became unresolved twice" : "";
   }
@@ -192,7 +212,7 @@ bool LedgerState::read_side_file(std::string_view bytes) {
     const std::optional<Record> record = read_record(type, in.text());
     if (!in.ok() || !record) return false;
     if (const auto* unresolved = std::get_if<UnresolvedRecord>(&*record)) {
-      unresolved_[unresolved->intent.id] = {*unresolved, 0};
+      put_unresolved(*unresolved, 0);
     } else if (const auto* dead = std::get_if<DeadRecord>(&*record)) {
       dead_[dead->event.id] = {*dead, 0};
     } else {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -66,6 +67,7 @@ class LedgerState {
 
   const std::unordered_map<ObjectId, Open, ObjectIdHash>& open() const { return open_; }
   const std::map<ObjectId, Unresolved>& unresolved() const { return unresolved_; }
+  size_t unresolved_of(std::string_view backend) const;
   const std::map<ObjectId, Dead>& dead() const { return dead_; }
   const std::map<uint64_t, Segment>& segments() const { return segments_; }
   const Totals& totals() const { return totals_; }
@@ -91,9 +93,12 @@ class LedgerState {
  private:
   struct Apply;
   void close(const ObjectId& id);
+  void put_unresolved(const UnresolvedRecord& record, uint64_t segment);
+  bool erase_unresolved(const ObjectId& id);
 
   std::unordered_map<ObjectId, Open, ObjectIdHash> open_;
   std::map<ObjectId, Unresolved> unresolved_;
+  std::map<std::string, size_t, std::less<>> unresolved_of_;  // by backend, none of them 0
   std::map<ObjectId, Dead> dead_;
   std::map<uint64_t, Segment> segments_;
   Totals totals_;

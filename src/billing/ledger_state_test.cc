@@ -78,6 +78,30 @@ TEST_F(LedgerStateTest, UnresolvedAndDeadStayUntilTheyAreClosed) {
   }
 }
 
+// A backend's share goes down when its requests are resolved, however that comes.
+TEST_F(LedgerStateTest, UnresolvedOnesAreCountedByBackend) {
+  const std::vector<Record> ends = {bill(1, 0, Origin::kLate),
+                                    FreeRecord{id(1), "", Origin::kByHand}, ClosedRecord{id(1)}};
+  UnresolvedRecord other = unresolved(2);
+  other.intent.backend = "other";
+  EXPECT_EQ(state_.unresolved_of("backend"), 0u);
+  apply_all({other, unresolved(3)});
+  for (const Record& end : ends) {
+    apply_all({unresolved(1)});
+    EXPECT_EQ(state_.unresolved_of("backend"), 2u);
+    LedgerState again;
+    ASSERT_TRUE(again.read_side_file(state_.side_file()));
+    again.add_segment(1, 1);
+    again.apply(unresolved(1), 1);  // the log repeats it
+    EXPECT_EQ(again.unresolved_of("backend"), 2u);
+    apply_all({end});
+    EXPECT_EQ(state_.unresolved_of("backend"), 1u);
+    EXPECT_EQ(state_.unresolved_of("other"), 1u);
+  }
+  apply_all({bill(2), bill(3)});
+  EXPECT_EQ(state_.unresolved_of("backend") + state_.unresolved_of("other"), 0u);
+}
+
 TEST_F(LedgerStateTest, CountsWhatWasApplied) {
   apply_all({open(1), bill(1), bill(2, 0, Origin::kRecovered), bill(3, 0, Origin::kLate),
              bill(4, 0, Origin::kByHand), FreeRecord{id(5), ""},

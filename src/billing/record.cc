@@ -127,6 +127,19 @@ E read_enum(ByteReader& in, E last, bool& is_valid) {
   return static_cast<E>(value);
 }
 
+// The bytes of the names in a record.
+size_t key_bytes(const TypedValue& user_id, std::string_view api_key_id) {
+  return user_id.bytes.size() + user_id.text.size() + api_key_id.size();
+}
+
+bool fits_names(size_t bytes) {
+  return bytes <= kRecordBytesMax - kRecordFixedBytesMax;
+}
+
+bool fits_event(const Event& event) {
+  return fits_names(key_bytes(event.user_id, event.api_key_id) + event.model.size());
+}
+
 bool is_count(int64_t count) {
   return count >= 0 && count <= kCountMax;
 }
@@ -137,7 +150,7 @@ Record read_body(uint8_t type, ByteReader& in, bool& is_valid) {
     case 1: {
       IntentRecord record{.intent = read_intent(in, flags)};
       record.may_bill_running = flags == kMayBillRunning;
-      is_valid = flags <= kMayBillRunning;
+      is_valid = flags <= kMayBillRunning && fits_record(record.intent);
       return record;
     }
     case 2: {
@@ -153,7 +166,8 @@ Record read_body(uint8_t type, ByteReader& in, bool& is_valid) {
     }
     case 3: {
       EventRecord record{.event = read_event(in)};
-      is_valid = is_count(record.event.prompt_n) && is_count(record.event.completion_n);
+      is_valid = is_count(record.event.prompt_n) && is_count(record.event.completion_n) &&
+                 fits_event(record.event);
       record.origin = read_enum(in, Origin::kByHand, is_valid);
       return record;
     }
@@ -198,6 +212,15 @@ struct IdOf {
 
 }  // namespace
 
+bool fits_record(const Intent& intent) {
+  return fits_names(key_bytes(intent.user_id, intent.api_key_id) + intent.model.size() +
+                    intent.backend.size());
+}
+
+bool fits_record(const Key& key) {
+  return key_bytes(key.user_id, key.id) <= kKeyBytesMax;
+}
+
 uint8_t record_type(const Record& record) {
   return static_cast<uint8_t>(record.index() + 1);
 }
@@ -220,6 +243,13 @@ std::optional<Record> read_record(uint8_t type, std::string_view bytes) {
 
 std::optional<ObjectId> record_id(const Record& record) {
   return std::visit(IdOf{}, record);
+}
+
+bool is_by_hand(const Record& record) {
+  const auto* const event = std::get_if<EventRecord>(&record);
+  const auto* const free = std::get_if<FreeRecord>(&record);
+  return (event != nullptr && event->origin == Origin::kByHand) ||
+         (free != nullptr && free->origin == Origin::kByHand);
 }
 
 }  // namespace llmproxy

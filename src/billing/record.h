@@ -1,17 +1,20 @@
 // The records of the ledger: what each says, and its bytes. Pure: no files, no clocks.
 //
-// Integers are little-endian. text is u32 length and that many bytes; typed is u8 BSON type, text
-// bytes, text text.
+// Integers are little-endian. text is a u32 length and that many bytes; typed is a u8 BSON type, a
+// text of the value's BSON bytes, and a text of what people see.
 //
-//   intent     = id[12] i64 time  typed user_id  text api_key_id  text model  text backend  u8
-//   flags progress   = id[12] i64 prompt_n  i64 completion_n  u8 is_final event      = id[12] i64
-//   date_created  typed user_id  text api_key_id  text model  i64 prompt_n  i64 completion_n
-//                u8 origin
-//   free       = id[12] text reason  u8 origin
-//   unresolved = intent  i64 date_created  text reason
+// clang-format off
+//   intent     = id[12]  i64 time  typed user_id  text api_key_id  text model  text backend
+//                u8 flags
+//   progress   = id[12]  i64 prompt_n  i64 completion_n  u8 is_final
+//   event      = id[12]  i64 date_created  typed user_id  text api_key_id  text model
+//                i64 prompt_n  i64 completion_n  u8 origin
+//   free       = id[12]  text reason  u8 origin
+//   unresolved = intent with flags 0  i64 date_created  text reason
 //   mark       = u64 sequence
-//   dead       = event  text reason  u8 kind
+//   dead       = event without its origin  text reason  u8 kind
 //   closed     = id[12]
+// clang-format on
 #pragma once
 
 #include <cstdint>
@@ -102,21 +105,32 @@ struct ClosedRecord {
 using Record = std::variant<IntentRecord, ProgressRecord, EventRecord, FreeRecord, UnresolvedRecord,
                             MarkRecord, DeadRecord, ClosedRecord>;
 
-// A record's bytes without the frame (segment.h) never exceed this; what would is cut in its
-// reasons, and keys with longer names are refused before (kKeyBytesMax).
+// A record's bytes without the frame (segment.h) never exceed this: reasons are cut, and a request
+// whose names take more is refused (fits_record).
 constexpr size_t kRecordBytesMax = 4096;
 constexpr size_t kReasonBytesMax = 256;
-// Of a key: its id, and its user_id as BSON and as text, together. Model names are bounded by the
-// configuration.
+// What a record of a request takes at most beside its names: a dead event does.
+constexpr size_t kRecordFixedBytesMax = 58 + kReasonBytesMax;
+// Of a key: its id, and its user_id as BSON and as text, together.
 constexpr size_t kKeyBytesMax = 2048;
+// Of a model and its backend, together.
+constexpr size_t kModelBytesMax = kRecordBytesMax - kRecordFixedBytesMax - kKeyBytesMax;
+
+// Every record that may come of it fits: its intent, its event, and that event when it is dead.
+bool fits_record(const Intent& intent);
+// So does every request of this key, if model and backend are within kModelBytesMax.
+bool fits_record(const Key& key);
 
 uint8_t record_type(const Record& record);
 void append_record(std::string& out, const Record& record);
 
-// Nothing: an unknown type, or bytes that are not exactly one record of it. Any bytes.
+// Nothing: an unknown type, or bytes that are not exactly one record of it; an intent or event of
+// which no outcome would fit. Any bytes.
 std::optional<Record> read_record(uint8_t type, std::string_view bytes);
 
 // The id a record is about; nothing for a mark.
 std::optional<ObjectId> record_id(const Record& record);
+
+bool is_by_hand(const Record& record);  // an event, or free, by a person's word
 
 }  // namespace llmproxy

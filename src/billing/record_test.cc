@@ -217,21 +217,69 @@ TEST(Record, ReasonsAreCut) {
   EXPECT_EQ(reread(DeadRecord{event(), given}), Record(DeadRecord{event(), kept}));
 }
 
-TEST(Record, MoreThanTheMostIsNoRecord) {
+// Of a request that fits, every record does; of one that takes a byte more, one does not.
+TEST(Record, WhatFitsDoesSoWhateverBecomesOfIt) {
+  const std::string reason(kReasonBytesMax, 'r');
+  Intent one = long_intent();
+  EXPECT_TRUE(fits_record(one));
+  const auto dead = [&] {
+    Event event;
+    event.user_id = one.user_id;
+    event.api_key_id = one.api_key_id;
+    event.model = one.model;
+    return Record(DeadRecord{event, reason});
+  };
+  one.backend.clear();
+  one.model.assign(kModelBytesMax, 'm');
+  ASSERT_TRUE(fits_record(one));
+  EXPECT_EQ(bytes_of(dead()).size(), kRecordBytesMax);
+  EXPECT_TRUE(read_record(7, bytes_of(dead())));
+  one.backend = one.model.substr(100);
+  one.model.resize(100);
+  ASSERT_TRUE(fits_record(one));
+  for (const Record& record :
+       {Record(IntentRecord{one}), Record(UnresolvedRecord{one, 0, reason})}) {
+    EXPECT_TRUE(read_record(record_type(record), bytes_of(record)));
+  }
+  for (std::string* name :
+       {&one.user_id.bytes, &one.user_id.text, &one.api_key_id, &one.model, &one.backend}) {
+    *name += 'x';
+    EXPECT_FALSE(fits_record(one));
+    name->pop_back();
+  }
+  one.model += one.backend + 'x';
+  EXPECT_DEATH(bytes_of(dead()), "check failed");
+}
+
+TEST(Record, AKeyIsBoundedSoThatModelsFit) {
+  Key key{.id = std::string(24, 'k'), .user_id = {}, .expires = {}};
+  key.user_id.bytes.assign(1'000, 'b');
+  key.user_id.text.assign(kKeyBytesMax - 1'024, 't');
+  EXPECT_TRUE(fits_record(key));
+  Intent one{.id = id(1),
+             .user_id = key.user_id,
+             .api_key_id = key.id,
+             .model = std::string(kModelBytesMax - 100, 'm'),
+             .backend = std::string(100, 'b')};
+  EXPECT_TRUE(fits_record(one));
+  key.user_id.bytes += 'b';
+  EXPECT_FALSE(fits_record(key));
+}
+
+// They can be framed, but a start that closes them would write what cannot be.
+TEST(Record, AnIntentOrEventOfWhichNoOutcomeFitsIsNoRecord) {
   Intent one = intent();
-  one.model.clear();
-  const size_t rest = bytes_of(IntentRecord{one}).size();
-  one.model.assign(kRecordBytesMax - rest, 'm');
-  const std::string most = bytes_of(IntentRecord{one});
-  EXPECT_EQ(most.size(), kRecordBytesMax);
-  EXPECT_TRUE(read_record(1, most));
-  one.model += 'm';
-  EXPECT_DEATH(bytes_of(IntentRecord{one}), "check failed");
-  std::string more = most;
-  const size_t model_at = rest - 1 - one.backend.size() - 4;
-  more.insert(model_at, "m");
-  put_number(more, model_at - 4, static_cast<uint32_t>(one.model.size()));
-  EXPECT_FALSE(read_record(1, more));
+  one.model.assign(3'000, 'm');
+  Event bill = event();
+  bill.model.assign(3'000, 'm');
+  while (fits_record(one)) one.model += 'm';
+  EXPECT_FALSE(read_record(1, bytes_of(IntentRecord{one})));
+  one.model.pop_back();
+  EXPECT_TRUE(read_record(1, bytes_of(IntentRecord{one})));
+  const auto reads = [&] { return read_record(3, bytes_of(EventRecord{bill})).has_value(); };
+  while (reads()) bill.model += 'm';
+  bill.model.pop_back();
+  EXPECT_EQ(bytes_of(DeadRecord{bill, std::string(kReasonBytesMax, 'r')}).size(), kRecordBytesMax);
 }
 
 TEST(Record, KnowsWhatItIsAbout) {

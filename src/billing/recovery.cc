@@ -32,7 +32,7 @@ Error disk_error(std::string_view what, int error) {
 class Recovery {
  public:
   Recovery(Directory& directory, const RecoveryOptions& options)
-      : directory_(directory), options_(options) {}
+      : directory_(directory), options_(options), quarantine_(directory) {}
   Result<Recovered> run();
 
  private:
@@ -49,16 +49,22 @@ class Recovery {
 
   std::optional<Error> find_segments();
   std::optional<Error> look_at(uint64_t number, std::vector<std::string>& unused);
+  struct Headless {     // a segment without a header
+    size_t groups = 0;  // that it holds
+    uint64_t size = 0;  // to where there are only zeros
+  };
+
   std::optional<Error> set_aside(uint64_t number, std::shared_ptr<File> file,
                                  std::vector<std::string>& unused);
   Result<HeaderRead> read_header_of(File& file);
-  void quarantine_file(const std::string& name);
+  void quarantine_file(const std::string& name, uint64_t size, bool has_lost);
   void quarantine_bytes(const Found& found, uint64_t offset, uint64_t size);
   std::optional<Error> read_side();
   std::optional<Error> drop_torn();
   std::optional<Error> set_cutoffs();
   void tell_of_damaged_headers();
   void tell_of_missing_segments();
+  void lose(uint64_t first, uint64_t last);
   void enter(Found& found);
   std::optional<Error> replay(Found& found, bool is_last);
   void take_group(const Found& found, const GroupCursor& cursor);
@@ -71,16 +77,21 @@ class Recovery {
       marked_ = std::max(marked_, mark->sequence);
   }
   LedgerState apply_tail();
+  void measure_tail();
+  void count_backlog();
   void settle_open(const LedgerState& after);
+  std::optional<Error> check_numbers(const LedgerState& after);
   std::optional<Error> check_database(const LedgerState& after);
   void finish();
 
   Directory& directory_;
   const RecoveryOptions& options_;
+  Quarantine quarantine_;
   Recovered result_;
   std::map<uint64_t, Found> found_;
-  std::map<uint64_t, size_t> headless_;  // segments without a header, and how many groups they hold
-  bool has_lost_segment_ = false;        // and told
+  std::map<uint64_t, Headless> headless_;
+  bool has_lost_segment_ = false;  // and told
+  bool has_lost_end_ = false;      // it was the newest: what it held, nobody knows
   uint64_t highest_number_ = 0;
   std::optional<Held> held_;
   Found* entered_ = nullptr;     // the segment that is being replayed, and held_ lies in
@@ -103,32 +114,40 @@ Result<HeaderRead> Recovery::read_header_of(File& file) {
   }
 }
 
-void Recovery::quarantine_file(const std::string& name) {
-  const std::string to = "quarantine-" + name;
-  const int error = directory_.rename(name, to);
-  if (error == 0) directory_.sync();
-  result_.notes.push_back(
-      error == 0 ? fmt::format("{} is no segment; kept as {}", name, to)
-                 : fmt::format("{} is no segment, and stays: {}", name, std::strerror(error)));
+// `has_lost`: it held what was durable. Else a crash left it, and nothing in it counts.
+void Recovery::quarantine_file(const std::string& name, uint64_t size, bool has_lost) {
+  if (options_.is_survey) return result_.notes.push_back(fmt::format("{} is no segment", name));
+  const int error = quarantine_.keep_file(name, size);
+  if (error == 0)
+    return result_.notes.push_back(fmt::format("{0} is no segment; kept as quarantine-{0}", name));
+  const char* const why = error == EDQUOT ? "the quarantine is full" : std::strerror(error);
+  if (error == EDQUOT && !has_lost) {
+    directory_.remove(name);
+    return result_.notes.push_back(fmt::format("{} is no segment; removed: {}", name, why));
+  }
+  result_.notes.push_back(fmt::format("{} is no segment, and stays: {}", name, why));
 }
 
 // Bytes that are no group: a write that a crash cut short, or damage.
 void Recovery::quarantine_bytes(const Found& found, uint64_t offset, uint64_t size) {
-  const uint64_t begin = offset / kFirstRead * kFirstRead;  // blocks may be greater here
-  const uint64_t end = (offset + size + kFirstRead - 1) / kFirstRead * kFirstRead;
-  std::string bytes(static_cast<size_t>(end - begin), '\0');
-  size_t n = 0;
-  if (found.view.file->read(begin, bytes, n) != 0) return;
-  bytes.resize(n);
-  bytes.erase(0, static_cast<size_t>(offset - begin));
-  bytes.resize(std::min<size_t>(bytes.size(), size));
-  if (std::all_of(bytes.begin(), bytes.end(), [](char c) { return c == 0; })) return;
-  const std::string name = fmt::format("quarantine-{:016x}-{}", found.view.number, offset);
-  const int error = replace_file(directory_, name, bytes);
+  const Damage damage{found.view.number, offset, size, result_.start.state.last_sequence()};
+  std::string bytes;
+  int error = read_bytes(*found.view.file, offset, size, bytes);
+  const bool is_zero = std::all_of(bytes.begin(), bytes.end(), [](char c) { return c == 0; });
+  if (error == 0 && is_zero) return result_.start.kept.push_back(damage);
+  if (options_.is_survey) {
+    result_.notes.push_back(fmt::format("{} bytes at {} of {} are no whole group", size, offset,
+                                        segment_name(found.view.number)));
+    return;
+  }
+  const std::string name = Quarantine::name_of(found.view.number, offset);
+  if (error == 0) error = quarantine_.keep_bytes(name, bytes);
+  (error == 0 || error == EDQUOT ? result_.start.kept : result_.start.unkept).push_back(damage);
+  const char* const why = error == EDQUOT ? "the quarantine is full" : std::strerror(error);
   result_.notes.push_back(
-      fmt::format("{} bytes at {} of {} are no whole group; kept as {}{}", bytes.size(), offset,
-                  segment_name(found.view.number), name,
-                  error == 0 ? "" : fmt::format(" (not: {})", std::strerror(error))));
+      fmt::format("{} bytes at {} of {} are no whole group; {}{}", size, offset,
+                  segment_name(found.view.number),
+                  error == 0 ? "kept as " : "not kept: ", error == 0 ? name.c_str() : why));
 }
 
 std::optional<Error> Recovery::look_at(uint64_t number, std::vector<std::string>& unused) {
@@ -166,20 +185,18 @@ std::optional<Error> Recovery::set_aside(uint64_t number, std::shared_ptr<File> 
                                          std::vector<std::string>& unused) {
   const std::string name = segment_name(number);
   GroupCursor cursor(std::move(file), kBlockBytesMin, 0);
-  bool is_blank = true;
-  size_t groups = 0;
+  Headless headless;
   for (;;) {
     const GroupRead::State state = cursor.next();
     if (cursor.error() != 0) return disk_error(name, cursor.error());
+    headless.size = cursor.offset();
     if (state == GroupRead::State::kEnd) break;
-    is_blank = false;
-    if (state == GroupRead::State::kOk) ++groups;
+    if (state == GroupRead::State::kOk) ++headless.groups;
   }
-  if (is_blank) {
+  if (headless.size == 0) {
     unused.push_back(name);
   } else {
-    quarantine_file(name);
-    headless_.emplace(number, groups);
+    headless_.emplace(number, headless);
   }
   return std::nullopt;
 }
@@ -197,6 +214,7 @@ std::optional<Error> Recovery::find_segments() {
   for (const uint64_t number : numbers) {
     if (auto error = look_at(number, unused)) return error;
   }
+  if (options_.is_survey) return std::nullopt;
   for (const std::string& name : unused) {
     if (const int error = directory_.remove(name); error != 0 && error != ENOENT)
       return disk_error(name, error);
@@ -216,7 +234,7 @@ std::optional<Error> Recovery::read_side() {
     result_.alarms.push_back(
         "the file `side` is damaged: unresolved and dead events that only it knew are in the "
         "quarantine");
-    quarantine_file(kSideName);
+    quarantine_file(kSideName, bytes.size(), true);
   }
   return std::nullopt;
 }
@@ -232,7 +250,7 @@ std::optional<Error> Recovery::drop_torn() {
     // Groups behind it: it was whole, and is damaged.
     if (cursor.error() == 0 && cursor.next() == GroupRead::State::kOk) return std::nullopt;
     if (cursor.error() != 0) return disk_error(segment_name(newest.view.number), cursor.error());
-    quarantine_file(segment_name(newest.view.number));
+    quarantine_file(segment_name(newest.view.number), cursor.offset(), false);
     found_.erase(std::prev(found_.end()));
   }
   return std::nullopt;
@@ -252,8 +270,8 @@ std::optional<Error> Recovery::set_cutoffs() {
       continue;
     }
     const std::string name = segment_name(one->first);
-    if (const int error = directory_.remove(name); error != 0 && error != ENOENT)
-      return disk_error(name, error);
+    const int error = options_.is_survey ? 0 : directory_.remove(name);
+    if (error != 0 && error != ENOENT) return disk_error(name, error);
     one = found_.erase(one);
   }
   return std::nullopt;
@@ -268,10 +286,12 @@ void Recovery::tell_of_damaged_headers() {
     for (const Cutoff& cutoff : found_.rbegin()->second.header.cutoffs)
       counts[cutoff.number] = cutoff.last_sequence;
   }
-  for (const auto& [number, groups] : headless_) {
-    const bool has_lost = number < newest ? counts[number] > 0 : groups > 1;
+  for (const auto& [number, headless] : headless_) {
+    const bool has_lost = number < newest ? counts[number] > 0 : headless.groups > 1;
+    quarantine_file(segment_name(number), headless.size, has_lost);
     if (!has_lost) continue;
     has_lost_segment_ = true;
+    has_lost_end_ |= number > newest;
     result_.alarms.push_back(
         fmt::format("{0} held records that were durable, and its header is damaged; bills among "
                     "them must be found by hand, in quarantine-{0}",
@@ -284,6 +304,7 @@ void Recovery::tell_of_missing_segments() {
   if (found_.empty() || has_lost_segment_) return;
   const SegmentHeader& oldest = found_.begin()->second.header;
   if (oldest.first_sequence - 1 <= marked_) return;
+  lose(marked_ + 1, oldest.first_sequence - 1);
   result_.alarms.push_back(fmt::format("records {} to {} are missing: segments before {} are gone",
                                        marked_ + 1, oldest.first_sequence - 1,
                                        segment_name(oldest.number)));
@@ -298,12 +319,22 @@ void Recovery::apply(const Record& record, uint64_t sequence) {
   while (!events_.empty() && events_.front() <= state.mark()) events_.pop_front();
 }
 
+void Recovery::lose(uint64_t first, uint64_t last) {
+  std::vector<Gap>& lost = result_.lost;
+  if (!lost.empty() && lost.back().last + 1 == first) {
+    lost.back().last = last;
+  } else {
+    lost.push_back({first, last});
+  }
+}
+
 // Everything up to `sequence` was durable. What of it is not here is lost, and its sequences are
 // not used again.
 void Recovery::expect_until(uint64_t sequence) {
   LedgerState& state = result_.start.state;
   if (sequence <= state.last_sequence()) return;
   lost_until_ = sequence;
+  lose(state.last_sequence() + 1, sequence);
   result_.alarms.push_back(
       fmt::format("records {} to {} are damaged or missing; streams that were open then are "
                   "unresolved, and bills among them must be found by hand",
@@ -333,12 +364,16 @@ void Recovery::take_group(const Found& found, const GroupCursor& cursor) {
   resolve_held(group.durable_before);
   expect_until(group.durable_before);
   Held next{.first_sequence = group.first_sequence, .end_bytes = cursor.offset() + cursor.size()};
+  bool is_kept = false;
   for (const FramedRecord& framed : group.records) {
     if (framed.sequence > found.view.last_sequence) break;
     std::optional<Record> record = read_record(framed.type, framed.payload);
     if (!record) {
       result_.alarms.push_back(fmt::format("record {} of {} cannot be read", framed.sequence,
                                            segment_name(found.view.number)));
+      lose(framed.sequence, framed.sequence);
+      if (!is_kept) quarantine_bytes(found, cursor.offset(), cursor.size());
+      is_kept = true;
       record = ClosedRecord{};  // of no id: it keeps the sequence
     }
     next.records.push_back(std::move(*record));
@@ -401,15 +436,32 @@ LedgerState Recovery::apply_tail() {
   return after;
 }
 
-// Never free, and never from a running figure that may not be billed.
-void Recovery::settle_open(const LedgerState& after) {
+// Only files that we did not write hold one that takes more than a group when it is written again.
+void Recovery::measure_tail() {
+  size_t bytes = GroupBuilder::kHeadBytes;
+  std::string payload;
+  for (const Record& record : result_.first) {
+    payload.clear();
+    append_record(payload, record);
+    bytes += GroupBuilder::framed_size(payload.size());
+  }
+  if (result_.first.empty() || bytes > kGroupBytesMax) return;
+  result_.start.tail = result_.first.size();
+  result_.start.tail_bytes = bytes;
+}
+
+void Recovery::count_backlog() {
   while (!events_.empty() && events_.front() <= result_.mark) events_.pop_front();
   result_.backlog += events_.size();
+}
+
+// Never free, and never from a running figure that may not be billed.
+void Recovery::settle_open(const LedgerState& after) {
   std::map<ObjectId, const LedgerState::Open*> open;  // in an order that is always the same
   for (const auto& [id, one] : after.open()) open.emplace(id, &one);
   for (const auto& [id, one] : open) {
     const Intent& intent = one->record.intent;
-    const bool is_lost = one->sequence <= lost_until_;
+    const bool is_lost = has_lost_end_ || one->sequence <= lost_until_;
     const bool has_figure =
         one->progress && (one->progress->is_final || one->record.may_bill_running);
     if (has_figure && !is_lost) {
@@ -432,6 +484,17 @@ void Recovery::settle_open(const LedgerState& after) {
       ++result_.unresolved;
     }
   }
+}
+
+// No ledger gets so far by itself.
+std::optional<Error> Recovery::check_numbers(const LedgerState& after) {
+  const uint64_t sequence = after.last_sequence();
+  if (highest_number_ <= kSegmentNumberMax / 2 && sequence <= kSequenceMax / 2) return std::nullopt;
+  return Error{.status = kStatusDisk,
+               .message = fmt::format("ledger: segment {} or record {} is beyond what any ledger "
+                                      "reaches: its files were changed or damaged. Move them away "
+                                      "to start anew, and find their bills by hand.",
+                                      highest_number_, sequence)};
 }
 
 // Before anything is written: what waits for one database never goes to another.
@@ -478,8 +541,17 @@ Result<Recovered> Recovery::run() {
     expect_until(held_->first_sequence - 1);
     result_.first = std::move(held_->records);
   }
-  const LedgerState after = apply_tail();
+  LedgerState after = apply_tail();
+  measure_tail();
+  if (auto error = check_numbers(after)) return *error;
   tell_of_missing_segments();
+  count_backlog();
+  if (options_.is_survey) {
+    finish();
+    if (!found_.empty()) result_.start.header.database = found_.rbegin()->second.header.database;
+    result_.start.state = std::move(after);
+    return std::move(result_);
+  }
   settle_open(after);
   if (!found_.empty()) {
     if (auto error = check_database(after)) return *error;

@@ -21,6 +21,7 @@ struct Recovered {
   uint64_t mark = 0;     // settled with the database up to here, also by a mark in `first`
   uint64_t backlog = 0;  // events beyond it, those of `first` among them
   uint64_t billed = 0, unresolved = 0;  // streams that were open
+  std::vector<Gap> lost;                // records beyond the mark that are missing, as told
   std::vector<std::string> notes;       // for the log: what a crash leaves
   std::vector<std::string> alarms;      // for the log: what should never be
 };
@@ -28,6 +29,9 @@ struct Recovered {
 struct RecoveryOptions {
   std::string database;  // of the configured one, such as "mongodb://HOSTS/DATABASE.COLLECTION"
   bool may_retarget = false;  // its events may go there although they were another's
+  // Changes nothing and settles nothing, also beside a running owner: start.state is all that the
+  // records say, those of the tail (`first`) too; start.header.database is whose events they are.
+  bool is_survey = false;
 };
 
 // `directory` is locked by us. Writes nothing but quarantine files, and removes spare segments:

@@ -82,7 +82,7 @@ std::optional<uint64_t> segment_number(std::string_view name) {
   const char* const end = name.data() + kNumberDigits;
   const auto [stop, error] = std::from_chars(name.data(), end, number, 16);
   if (error != std::errc() || stop != end || segment_name(number) != name) return std::nullopt;
-  if (number > kSegmentNumberMax) return std::nullopt;  // there must be one after it
+  if (number > kSegmentNumberMax) return std::nullopt;
   return number;
 }
 
@@ -115,7 +115,6 @@ HeaderRead read_header(std::string_view bytes) {
   if (bytes.size() < kHeaderFixed) return {.state = State::kMore, .size = kHeaderFixed};
   if (is_zero(bytes.substr(0, std::min(bytes.size(), kBlockMin)))) return {.state = State::kUnused};
   if (!bytes.starts_with(kHeaderMagic)) return read;
-  if (number_at(bytes, kHeaderMagic.size()) > kSegmentVersion) return {.state = State::kNewer};
   read.header.block_bytes = number_at(bytes, kHeaderMagic.size() + 4);
   const size_t length = number_at(bytes, kHeaderLengthAt);
   const size_t block = read.header.block_bytes;
@@ -124,6 +123,7 @@ HeaderRead read_header(std::string_view bytes) {
   read.size = padded(length, block);
   if (bytes.size() < read.size) return {.state = State::kMore, .size = read.size};
   if (header_crc(bytes, length) != number_at(bytes, kHeaderCrcAt)) return read;
+  if (number_at(bytes, kHeaderMagic.size()) > kSegmentVersion) return {.state = State::kNewer};
   ByteReader in(bytes.substr(kHeaderFixed, length - kHeaderFixed));
   read.header.number = in.number<uint64_t>();
   read.header.first_sequence = in.number<uint64_t>();
@@ -135,7 +135,8 @@ HeaderRead read_header(std::string_view bytes) {
     const auto number = in.number<uint64_t>();
     read.header.cutoffs.push_back({number, in.number<uint64_t>()});
   }
-  if (in.is_at_end() && read.header.first_sequence > 0) read.state = State::kOk;
+  const uint64_t first = read.header.first_sequence;
+  if (in.is_at_end() && first > 0 && first <= kSequenceMax) read.state = State::kOk;
   return read;
 }
 
@@ -223,7 +224,8 @@ GroupRead read_group(std::string_view bytes, size_t block_bytes) {
   const auto count = in.number<uint32_t>();
   group.first_sequence = in.number<uint64_t>();
   group.durable_before = in.number<uint64_t>();
-  const bool is_sound = group.first_sequence > 0 && group.durable_before < group.first_sequence;
+  const bool is_sound = group.first_sequence > 0 && group.first_sequence <= kSequenceMax &&
+                        group.durable_before < group.first_sequence;
   if (is_sound && read_records(bytes.substr(kGroupFixed, length - kGroupFixed), count, group)) {
     group.state = State::kOk;
   }

@@ -4,14 +4,17 @@
 // the front, a whole number of blocks at a time; never used again when it is full. All integers are
 // little-endian; crc is CRC32C.
 //
-//   segment = header group* zero*
-//   header  = "llmledg\x1a"  u32 version  u32 block_bytes  u32 length  u32 crc  u64 number  u64
-//   first_sequence
-//             instance[16]  boot[16]  text database  u32 n  (u64 number  u64 last_sequence)*n
+// clang-format off
+//   segment = header  group*  zero*
+//   header  = "llmledg\x1a"  u32 version  u32 block_bytes  u32 length  u32 crc
+//             u64 number  u64 first_sequence  instance[16]  boot[16]  text database
+//             u32 n  (u64 number  u64 last_sequence)*n
 //             padded to blocks
 //   group   = "GRP\x1a"  u32 length  u32 crc  u32 count  u64 first_sequence  u64 durable_before
-//             record*count padded to blocks
+//             record*count
+//             padded to blocks
 //   record  = u32 length  u32 crc  u8 type  zero[3]  u64 sequence  bytes[length]
+// clang-format on
 //
 // `length` is that of header or group without its padding; `crc` covers what follows it, up to
 // there (a record's: from its type to its end; a header's: also version, block_bytes and length).
@@ -19,6 +22,7 @@
 // everything up to durable_before was durable when it was written. Only one group is ever being
 // written, so the groups prove one another, and the last one is the only one that may be torn; a
 // clean stop ends with an empty group.
+// Newer versions keep the meaning of all up to a header's crc, so that one can be told from damage.
 //
 // The numbers in a header are those of the older segments that were there, each with the last
 // sequence that counts in it: a group that was written again elsewhere, after a failed write, is
@@ -37,7 +41,10 @@ namespace llmproxy {
 constexpr uint32_t kSegmentVersion = 1;
 constexpr size_t kGroupBytesMax = size_t{1} << 20;  // with its padding
 constexpr size_t kHeaderBytesMax = size_t{1} << 20;
+// Greater ones are not read. A start over files with more than half of them is refused, so that
+// what it writes can be read again.
 constexpr uint64_t kSegmentNumberMax = uint64_t{1} << 62;
+constexpr uint64_t kSequenceMax = uint64_t{1} << 62;
 
 using Nonce = std::array<uint8_t, 16>;
 
@@ -68,7 +75,7 @@ struct HeaderRead {
     kOk,
     kUnused,   // zeros: a spare segment
     kDamaged,  // torn or spoiled
-    kNewer,    // a version that this program does not know
+    kNewer,    // whole, of a version that this program does not know
     kMore,     // `bytes` end before the header does
   };
   State state = State::kDamaged;

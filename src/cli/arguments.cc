@@ -9,9 +9,11 @@
 #include <string_view>
 #include <vector>
 
+#include "base/cores.h"
 #include "cli/check.h"
 #include "cli/demo.h"
 #include "cli/keys.h"
+#include "cli/ledger.h"
 #include "cli/serve.h"
 #include "db/open.h"
 
@@ -24,6 +26,7 @@ struct Arguments {
   KeysCreate create;
   bool is_json = false;
   std::string id, when;
+  LedgerArguments ledger;
   DemoOptions demo;
 };
 
@@ -90,6 +93,120 @@ CLI::App* add_keys(CLI::App& app, Arguments& arguments) {
 
 std::string refuse_empty(const std::string& value) {
   return value.empty() ? "must not be empty" : "";
+}
+
+int run_ledger(const CLI::App& ledger, const Arguments& arguments) {
+  const std::shared_ptr<const Config> config = load_config_or_report(arguments.config_path);
+  if (config == nullptr) return kExitConfig;
+  raise_open_files_limit();  // a large ledger has many segments
+  const LedgerShell shell{*config, arguments.ledger, [&] { return open_database(config->db_uri); },
+                          std::cout, std::cerr};
+  constexpr std::pair<const char*, int (*)(const LedgerShell&)> kCommands[] = {
+      {"status", ledger_status}, {"unresolved", ledger_unresolved}, {"resolve", ledger_resolve},
+      {"dead", ledger_dead},     {"verify", ledger_verify},         {"export", ledger_export},
+      {"ship", ledger_ship},     {"retarget", ledger_retarget},
+  };
+  for (const auto& [name, run] : kCommands) {
+    if (ledger.got_subcommand(name)) return run(shell);
+  }
+  return kExitUsage;
+}
+
+CLI::App* add_ledger_command(CLI::App* ledger, LedgerArguments& arguments, const char* name,
+                             const char* what) {
+  CLI::App* command = ledger->add_subcommand(name, what)->fallthrough();
+  command
+      ->add_option("--dir", arguments.directory,
+                   "the ledger in this directory (default: `ledger` in data_dir)")
+      ->check(refuse_empty);
+  return command;
+}
+
+void add_ledger_reading(CLI::App* ledger, LedgerArguments& arguments) {
+  CLI::App* status = add_ledger_command(
+      ledger, arguments, "status",
+      "How many of each there are, and what waits. Daily, and when bills are missing.");
+  CLI::App* unresolved = add_ledger_command(
+      ledger, arguments, "unresolved",
+      "Requests whose cost is not known. When status counts any: then resolve each.");
+  for (CLI::App* command : {status, unresolved})
+    command->add_flag("--json", arguments.is_json, "for scripts");
+  CLI::App* verify = add_ledger_command(
+      ledger, arguments, "verify",
+      "Check every byte, and every delivered event against the database. After a disk failed, a\n"
+      "database was restored, or before invoices go out.");
+  verify->add_flag("--files", arguments.is_files_only, "ask no database");
+  CLI::App* exported = add_ledger_command(
+      ledger, arguments, "export",
+      "Print the events of the ledger's files with their state. When the database is out of reach\n"
+      "and somebody needs the figures. Files whose events are all delivered go, so this is no\n"
+      "archive.");
+  exported
+      ->add_option("--since", arguments.since,
+                   "from this time on: now, 30d (so long ago; s, m, h, d, w) or an ISO time")
+      ->required();
+  exported->add_option("--until", arguments.until, "up to this time, of the same kind");
+  exported->add_option("--format", arguments.format, "ndjson or csv")->capture_default_str();
+}
+
+void add_ledger_changing(CLI::App* ledger, LedgerArguments& arguments) {
+  CLI::App* resolve = add_ledger_command(ledger, arguments, "resolve",
+                                         "Say what an unresolved request cost. When the backend's "
+                                         "own log tells, or you give it away.");
+  resolve->add_option("ID", arguments.id, "of `ledger unresolved`")->required();
+  resolve->add_option("--prompt", arguments.prompt_n, "tokens")
+      ->check(CLI::Range(int64_t{0}, kCountMax, "0 to 2^53"));
+  resolve->add_option("--completion", arguments.completion_n, "tokens")
+      ->check(CLI::Range(int64_t{0}, kCountMax, "0 to 2^53"));
+  resolve->add_flag("--free", arguments.is_free, "nothing is owed");
+  CLI::App* dead = add_ledger_command(
+      ledger, arguments, "dead",
+      "List the events that are not sent any more: the database refused them, or they are older\n"
+      "than max_replay_age. When status counts any.");
+  dead->add_flag("--json", arguments.is_json, "for scripts");
+  CLI::Option* requeue = dead->add_option(
+      "--requeue", arguments.requeue,
+      "send this ID, or all, again under its own id: when the database would take it now, and an\n"
+      "older event was not moved elsewhere meanwhile");
+  dead->add_option("--rebill", arguments.rebill,
+                   "send this ID under a new id: when another document stands under its own. Be\n"
+                   "sure that the database holds no bill for it, or it is billed twice")
+      ->excludes(requeue);
+}
+
+void add_ledger_moving(CLI::App* ledger, LedgerArguments& arguments) {
+  CLI::App* ship = ledger->add_subcommand(
+      "ship",
+      "Send all that a stopped ledger holds to the database, and remove the files when nothing is\n"
+      "left. When its proxy will never start again (DIR of a machine that died, or its copy), or\n"
+      "before an older version takes this one's place (--all).");
+  ship->fallthrough();
+  ship->add_option("DIR", arguments.directory, "the directory with its segments")
+      ->check(refuse_empty);
+  ship->add_flag("--owner-is-dead", arguments.is_owner_dead,
+                 "streams that were open get their outcome here: never while their proxy may live");
+  ship->add_flag(
+      "--old", arguments.is_old,
+      "also events older than max_replay_age: sure that the database still has, or never\n"
+      "had, their documents");
+  ship->add_flag("--all", arguments.is_all, "this configuration's own ledger, instead of DIR");
+  CLI::App* retarget =
+      add_ledger_command(ledger, arguments, "retarget",
+                         "What waits in a stopped ledger goes to the db.uri of now. When a start "
+                         "says that its events\n"
+                         "are another database's, and that database moved or is given up.");
+  retarget->add_flag("--owner-is-dead", arguments.is_owner_dead, "with --dir: as of ship");
+}
+
+CLI::App* add_ledger(CLI::App& app, LedgerArguments& arguments) {
+  CLI::App* ledger = app.add_subcommand(
+      "ledger",
+      "Show, check, export, ship and mend the ledger, of a running proxy or a stopped one.");
+  ledger->fallthrough()->require_subcommand(1);
+  add_ledger_reading(ledger, arguments);
+  add_ledger_changing(ledger, arguments);
+  add_ledger_moving(ledger, arguments);
+  return ledger;
 }
 
 CLI::App* add_demo(CLI::App& app, Arguments& arguments) {
@@ -167,6 +284,7 @@ int run_command_line(int argc, char** argv) {
   const CLI::App* check =
       app.add_subcommand("check", "Check the configuration file.")->fallthrough();
   const CLI::App* keys = add_keys(app, arguments)->excludes(check_flag);
+  const CLI::App* ledger = add_ledger(app, arguments.ledger)->excludes(check_flag);
   const CLI::App* demo = add_demo(app, arguments)->excludes(check_flag);
   app.require_subcommand(0, 1);
   try {
@@ -177,9 +295,10 @@ int run_command_line(int argc, char** argv) {
     return print_help(app, error);
   }
   const bool is_check = check->parsed() || arguments.is_check;
-  if (is_check || keys->parsed()) unblock_serve_signals();
+  if (is_check || keys->parsed() || ledger->parsed()) unblock_serve_signals();
   if (is_check) return run_check(arguments.config_path);
   if (keys->parsed()) return run_keys(*keys, arguments);
+  if (ledger->parsed()) return run_ledger(*ledger, arguments);
   if (demo->parsed()) return run_demo(arguments.demo);
   return run_serve(arguments);
 }

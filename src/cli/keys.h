@@ -11,14 +11,11 @@
 #include "base/clock.h"
 #include "base/result.h"
 #include "billing/database.h"
+#include "cli/print.h"
+#include "cli/when.h"
 #include "config/config.h"
 
 namespace llmproxy {
-
-constexpr int kExitNotFound = 1;      // no such id, or a hash that exists
-constexpr int kExitUsage = 64;        // sysexits.h EX_USAGE
-constexpr int kExitUnavailable = 69;  // sysexits.h EX_UNAVAILABLE: the database did not answer
-constexpr int kExitOutput = 74;       // sysexits.h EX_IOERR: stdout cannot be written
 
 struct KeysCreate {
   std::string user;
@@ -40,9 +37,5 @@ int keys_expire(Database& database, const Config& config, const std::string& id,
 
 // Deletes the key. Its events stay.
 int keys_revoke(Database& database, const Config& config, const std::string& id, std::ostream& err);
-
-// `never` (nothing), `now`, an ISO 8601 time, or + and a number and s, m, h, d or w (at most 100
-// years).
-Result<std::optional<WallMs>> parse_when(std::string_view text, WallMs now);
 
 }  // namespace llmproxy

@@ -183,6 +183,24 @@ TEST_P(DatabaseTest, AnotherEventUnderItsIdIsRefusedAndTheRestTaken) {
       << "the first one stands";
 }
 
+TEST_P(DatabaseTest, TellsWhatIsStoredUnderAnEventsId) {
+  const std::vector<Event> stored = {event(), event(), event()};
+  ASSERT_EQ(database_->write_events(stored).deliveries, std::vector<Delivery>(3, kDelivered));
+  std::vector<Event> asked = {stored[2], event(), stored[0], stored[1]};
+  asked[2].completion_n += 1;
+  asked[3].user_id.text = "user3";
+  const auto found = database_->find_events(asked);
+  ASSERT_TRUE(found) << found.error().message;
+  EXPECT_EQ(*found,
+            (std::vector{Stored::kEqual, Stored::kAbsent, Stored::kDifferent, Stored::kDifferent}));
+  EXPECT_TRUE(database_->find_events({})->empty());
+  std::vector<Event> many;
+  for (size_t i = 0; i < Database::kBatchMax; ++i) many.push_back(event());
+  ASSERT_TRUE(database_->write_events(many).deliveries.front() == kDelivered);
+  EXPECT_EQ(database_->find_events(many).value(),
+            std::vector<Stored>(Database::kBatchMax, Stored::kEqual));
+}
+
 TEST_P(DatabaseTest, TakesOddTextAndLargeCounts) {
   Event odd = event();
   odd.user_id.text = "Zażółć \"quoted\" \\ '$' .";
@@ -224,6 +242,23 @@ TEST_P(DatabaseTest, ManyThreadsAskAndWrite) {
 
 TEST_P(DatabaseTest, SaysThatItAnswers) {
   EXPECT_EQ(database_->check(), "");
+}
+
+// The ledger compares it: the same for the same place, and nothing of a user or an option in it.
+TEST_P(DatabaseTest, IsKnownByItsPlace) {
+  std::string other = GetParam() == "mongo" ? test_mongodb_uri() : sqlite_.uri();
+  const std::string identity = database_->identity();
+  if (GetParam() == "mongo") {
+    EXPECT_TRUE(identity.ends_with("/billing.events_completion")) << identity;
+    const bool has_options = other.find('?') != std::string::npos;
+    other += has_options ? "&appName=x" : other.ends_with('/') ? "?appName=x" : "/?appName=x";
+  } else {
+    EXPECT_EQ(identity, sqlite_.uri());
+    other.insert(other.rfind('/'), "/.");
+  }
+  const auto opened = open_database(other);
+  ASSERT_TRUE(opened) << opened.error().message;
+  EXPECT_EQ((*opened)->identity(), identity) << other;
 }
 
 INSTANTIATE_TEST_SUITE_P(Sqlite, DatabaseTest, testing::Values("sqlite"));

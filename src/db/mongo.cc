@@ -40,6 +40,7 @@ constexpr Milliseconds kOpenAgain{
     1'000};  // from one try to make the pool (DNS of mongodb+srv) to the next
 
 constexpr int kUnavailableStatus = 503;
+constexpr int kForbiddenStatus = 403;
 constexpr uint32_t kUnauthorized = 13;
 constexpr uint32_t kAtlasUnauthorized = 8000;
 
@@ -123,10 +124,14 @@ class MongoDatabase final : public Database {
   KeyLookup find_key(std::string_view secret_hex, std::string_view access_level,
                      WallMs now) override;
   BatchResult write_events(std::span<const Event> events) override;
+  Result<std::vector<Stored>> find_events(std::span<const Event> events) override;
   Result<std::string> create_key(const NewKey& key) override;
   Result<std::vector<KeyRecord>> list_keys() override;
   Result<bool> set_key_expiry(std::string_view id, std::optional<WallMs> when) override;
   Result<bool> delete_key(std::string_view id) override;
+  std::string identity() const override {
+    return mongo_identity(*uri_, fmt::format("{}.{}", kEventsDatabase, kEventsCollection));
+  }
   std::string check() override;
 
  private:
@@ -268,20 +273,15 @@ void add_detail(BatchResult& result, std::string_view detail) {
   result.detail += detail;
 }
 
-// What is stored under the ids that were called duplicates: by the primary, and past any rollback.
-void MongoDatabase::read_back(const Client& client, std::span<const Event> events, const Part& part,
-                              const std::vector<Verdict>& verdicts, BatchResult& result) {
-  std::map<ObjectId, size_t> places;  // in `part`
-  BsonDocument ids, in, filter, options;
-  for (size_t i = 0; i < part.size(); ++i) {
-    if (verdicts[i] != Verdict::kDuplicate && verdicts[i] != Verdict::kDuplicateElsewhere) continue;
-    const ObjectId& id = events[part[i]].id;
-    ids.add_id(std::to_string(places.size()).c_str(), id);
-    places.emplace(id, i);
-    const bool is_elsewhere = verdicts[i] == Verdict::kDuplicateElsewhere;
-    result.deliveries[part[i]] = is_elsewhere ? Delivery::kRefused : Delivery::kRetry;
-  }
-  if (places.empty()) return;
+bool is_unauthorized(const bson_error_t& error) {
+  return error.code == kUnauthorized || error.code == kAtlasUnauthorized;
+}
+
+// Calls see(id, document) for what is stored under these ids: by the primary, and past any
+// rollback. False: `error`.
+template <class See>
+bool read_stored(const Client& client, const BsonDocument& ids, bson_error_t& error, See see) {
+  BsonDocument in, filter, options;
   bson_append_array(in.get(), "$in", -1, ids.get());
   filter.add("_id", in);
   const ReadConcern concern(mongoc_read_concern_new());
@@ -295,22 +295,43 @@ void MongoDatabase::read_back(const Client& client, std::span<const Event> event
   while (mongoc_cursor_next(cursor.get(), &stored)) {
     bson_iter_t id;
     if (!bson_iter_init_find(&id, stored, "_id") || !BSON_ITER_HOLDS_OID(&id)) continue;
-    const auto place = places.find(ObjectId::from_hex(python_text(id)).value_or(ObjectId{}));
-    if (place == places.end()) continue;
-    const size_t index = part[place->second];
-    const bool is_equal = is_event(*stored, events[index]);
-    result.deliveries[index] = is_equal ? Delivery::kDelivered : Delivery::kRefused;
-    if (!is_equal) add_detail(result, "another event is stored under its _id");
-    places.erase(place);
+    see(ObjectId::from_hex(python_text(id)).value_or(ObjectId{}), *stored);
   }
+  return !mongoc_cursor_error(cursor.get(), &error);
+}
+
+// What is stored under the ids that were called duplicates.
+void MongoDatabase::read_back(const Client& client, std::span<const Event> events, const Part& part,
+                              const std::vector<Verdict>& verdicts, BatchResult& result) {
+  std::map<ObjectId, size_t> places;  // in `part`
+  BsonDocument ids;
+  for (size_t i = 0; i < part.size(); ++i) {
+    if (verdicts[i] != Verdict::kDuplicate && verdicts[i] != Verdict::kDuplicateElsewhere) continue;
+    const ObjectId& id = events[part[i]].id;
+    ids.add_id(std::to_string(places.size()).c_str(), id);
+    places.emplace(id, i);
+    const bool is_elsewhere = verdicts[i] == Verdict::kDuplicateElsewhere;
+    result.deliveries[part[i]] = is_elsewhere ? Delivery::kRefused : Delivery::kRetry;
+  }
+  if (places.empty()) return;
   bson_error_t error{};
-  if (!mongoc_cursor_error(cursor.get(), &error)) {
+  const bool is_read =
+      read_stored(client, ids, error, [&](const ObjectId& id, const bson_t& stored) {
+        const auto place = places.find(id);
+        if (place == places.end()) return;
+        const size_t index = part[place->second];
+        const bool is_equal = is_event(stored, events[index]);
+        result.deliveries[index] = is_equal ? Delivery::kDelivered : Delivery::kRefused;
+        if (!is_equal) add_detail(result, "another event is stored under its _id");
+        places.erase(place);
+      });
+  if (is_read) {
     if (!places.empty()) add_detail(result, "a unique index refused it");
     return;
   }
   // A role that may only insert: the server's word that the _id is taken must do. Another index's
   // word says that it can never be taken.
-  const bool may_read = error.code != kUnauthorized && error.code != kAtlasUnauthorized;
+  const bool may_read = !is_unauthorized(error);
   for (const auto& [id, place] : places) {
     const bool is_elsewhere = verdicts[place] == Verdict::kDuplicateElsewhere;
     if (!may_read && is_elsewhere) add_detail(result, "a unique index refused it");
@@ -351,6 +372,34 @@ BatchResult MongoDatabase::write_events(std::span<const Event> events) {
     if (middle != again.end()) parts.emplace_back(middle, again.end());
   }
   return result;
+}
+
+Result<std::vector<Stored>> MongoDatabase::find_events(std::span<const Event> events) {
+  auto client = borrow();
+  if (!client) return client.error();
+  BsonDocument ids;
+  std::map<ObjectId, size_t> places;
+  for (size_t i = 0; i < events.size(); ++i) {
+    ids.add_id(std::to_string(i).c_str(), events[i].id);
+    places.emplace(events[i].id, i);
+  }
+  std::vector<Stored> found(events.size(), Stored::kAbsent);
+  bson_error_t error{};
+  const bool is_read =
+      read_stored(**client, ids, error, [&](const ObjectId& id, const bson_t& document) {
+        const auto place = places.find(id);
+        if (place == places.end()) return;
+        Stored& one = found[place->second];
+        if (one != Stored::kAbsent) {
+          one = Stored::kTwice;
+        } else {
+          one = is_event(document, events[place->second]) ? Stored::kEqual : Stored::kDifferent;
+        }
+      });
+  if (is_read) return found;
+  Error failed = unavailable(error);
+  if (is_unauthorized(error)) failed.status = kForbiddenStatus;
+  return failed;
 }
 
 Result<std::string> MongoDatabase::create_key(const NewKey& key) {

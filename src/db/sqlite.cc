@@ -208,10 +208,14 @@ class SqliteDatabase final : public Database {
   KeyLookup find_key(std::string_view secret_hex, std::string_view access_level,
                      WallMs now) override;
   BatchResult write_events(std::span<const Event> events) override;
+  Result<std::vector<Stored>> find_events(std::span<const Event> events) override;
   Result<std::string> create_key(const NewKey& key) override;
   Result<std::vector<KeyRecord>> list_keys() override;
   Result<bool> set_key_expiry(std::string_view id, std::optional<WallMs> when) override;
   Result<bool> delete_key(std::string_view id) override;
+  std::string identity() const override {
+    return "sqlite://" + std::filesystem::path(path_).lexically_normal().native();
+  }
   std::string check() override;
 
  private:
@@ -372,6 +376,35 @@ BatchResult SqliteDatabase::write_events(std::span<const Event> events) {
   });
   if (code == SQLITE_DONE || code == SQLITE_CONSTRAINT) return result;
   return {std::vector<Delivery>(events.size(), Delivery::kRetry), unavailable(writer_).message};
+}
+
+// In one read each, so that a writer gets in between.
+int find_stored(sqlite3* handle, std::span<const Event> events, std::vector<Stored>& stored) {
+  for (const Event& event : events) {
+    int code = compare_stored(handle, event, format_utc(event.date_created));
+    if (code == SQLITE_ROW) {
+      stored.push_back(Stored::kEqual);
+      continue;
+    }
+    if (code != SQLITE_DONE) return code;
+    SqliteStatement other(handle, "SELECT 1 FROM events_completion WHERE id = ?1");
+    const std::string id = event.id.hex();
+    other.bind(1, id);
+    code = other.step();
+    if (code != SQLITE_DONE && code != SQLITE_ROW) return code;
+    stored.push_back(code == SQLITE_ROW ? Stored::kDifferent : Stored::kAbsent);
+  }
+  return SQLITE_DONE;
+}
+
+Result<std::vector<Stored>> SqliteDatabase::find_events(std::span<const Event> events) {
+  std::vector<Stored> stored;
+  const int code = run(reader_, [&](sqlite3* handle) {
+    stored.clear();
+    return find_stored(handle, events, stored);
+  });
+  if (code == SQLITE_DONE) return stored;
+  return unavailable(reader_);
 }
 
 Result<std::string> SqliteDatabase::create_key(const NewKey& key) {

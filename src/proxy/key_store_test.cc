@@ -17,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include "billing/record.h"
 #include "net/loop.h"
 
 namespace llmproxy {
@@ -107,6 +108,7 @@ class ScriptedDatabase final : public Database {
   Result<std::vector<KeyRecord>> list_keys() override { return std::vector<KeyRecord>(); }
   Result<bool> set_key_expiry(std::string_view, std::optional<WallMs>) override { return false; }
   Result<bool> delete_key(std::string_view) override { return false; }
+  std::string identity() const override { return "test"; }
   std::string check() override { return ""; }
 
  private:
@@ -315,6 +317,21 @@ TEST_F(KeyStoreTest, AKeyWithoutUserIsRefused) {
   start();
   expect("a", State::kRefused, true);
   expect("a", State::kRefused, false);
+}
+
+// It could not be billed: no record of the ledger would hold its names.
+TEST_F(KeyStoreTest, AKeyWithTooLongNamesIsRefused) {
+  KeyLookup found;
+  found.state = KeyLookup::State::kFound;
+  found.key.id = "key";
+  found.key.user_id.text.assign(kKeyBytesMax - 3, 'u');
+  database->set("fits", found);
+  found.key.user_id.bytes = "b";
+  database->set("too long", found);
+  start();
+  expect("fits", State::kKnown, true);
+  expect("too long", State::kRefused, true);
+  expect("too long", State::kRefused, false);
 }
 
 TEST_F(KeyStoreTest, ARefreshTakesOverWhatTheDatabaseSays) {

@@ -5,11 +5,18 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <stdlib.h>  // mkdtemp is POSIX's
 
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <condition_variable>
 #include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <semaphore>
@@ -55,6 +62,7 @@ class AnyKey final : public Database {
   Result<std::vector<KeyRecord>> list_keys() override { return std::vector<KeyRecord>(); }
   Result<bool> set_key_expiry(std::string_view, std::optional<WallMs>) override { return false; }
   Result<bool> delete_key(std::string_view) override { return false; }
+  std::string identity() const override { return "test"; }
   std::string check() override { return ""; }
 
  private:
@@ -62,6 +70,85 @@ class AnyKey final : public Database {
   std::condition_variable changed_;
   bool is_hanging_;
   bool is_asked_ = false;
+};
+
+// What becomes of the ledger's writes.
+class Gate {
+ public:
+  void close() { set(true, 0); }  // they hang
+  void fail(int error) { set(false, error); }
+  void open() { set(false, 0); }
+  int pass() {
+    std::unique_lock lock(mutex_);
+    if (is_closed_) is_reached_ = true;
+    changed_.notify_all();
+    changed_.wait(lock, [&] { return !is_closed_; });
+    return error_;
+  }
+  void wait_for_write() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return is_reached_; });
+  }
+
+ private:
+  void set(bool is_closed, int error) {
+    const std::lock_guard lock(mutex_);
+    is_closed_ = is_closed;
+    is_reached_ = false;
+    error_ = error;
+    changed_.notify_all();
+  }
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool is_closed_ = false, is_reached_ = false;
+  int error_ = 0;
+};
+
+class GatedFile final : public File {
+ public:
+  GatedFile(std::unique_ptr<File> file, std::shared_ptr<Gate> gate)
+      : file_(std::move(file)), gate_(std::move(gate)) {}
+  int write(uint64_t offset, std::string_view bytes) override {
+    const int error = gate_->pass();
+    return error != 0 ? error : file_->write(offset, bytes);
+  }
+  int read(uint64_t offset, std::span<char> into, size_t& n) override {
+    return file_->read(offset, into, n);
+  }
+  int truncate(uint64_t size) override { return file_->truncate(size); }
+  int size(uint64_t& bytes) override { return file_->size(bytes); }
+
+ private:
+  const std::unique_ptr<File> file_;
+  const std::shared_ptr<Gate> gate_;
+};
+
+class GatedDirectory final : public Directory {
+ public:
+  GatedDirectory(std::unique_ptr<Directory> directory, std::shared_ptr<Gate> gate)
+      : directory_(std::move(directory)), gate_(std::move(gate)) {}
+  int list(std::vector<std::string>& names) override { return directory_->list(names); }
+  int open(const std::string& name, std::unique_ptr<File>& file) override {
+    return wrap(directory_->open(name, file), file);
+  }
+  int create(const std::string& name, uint64_t size, std::unique_ptr<File>& file) override {
+    return wrap(directory_->create(name, size, file), file);
+  }
+  int rename(const std::string& from, const std::string& to) override {
+    return directory_->rename(from, to);
+  }
+  int remove(const std::string& name) override { return directory_->remove(name); }
+  int sync() override { return directory_->sync(); }
+  int free_bytes(uint64_t& bytes) override { return directory_->free_bytes(bytes); }
+  size_t block_bytes() const override { return directory_->block_bytes(); }
+
+ private:
+  int wrap(int error, std::unique_ptr<File>& file) {
+    if (error == 0) file = std::make_unique<GatedFile>(std::move(file), gate_);
+    return error;
+  }
+  const std::unique_ptr<Directory> directory_;
+  const std::shared_ptr<Gate> gate_;
 };
 
 std::string request_text(bool is_stream, const std::string& model = "m") {
@@ -80,6 +167,32 @@ const std::string kStreamHead =
 
 std::string chunk(const std::string& payload) {
   return fmt::format("{:x}\r\n{}\r\n", payload.size(), payload);
+}
+
+// Says "word N", and that N tokens were made.
+std::string usage_event(int n, bool is_final = false) {
+  return fmt::format(
+      R"(data: {{"choices":[{{"index":0,"delta":{{"content":"word {}"}},"finish_reason":{}}}],)"
+      R"("usage":{{"prompt_tokens":7,"completion_tokens":{}}}}})"
+      "\n\n",
+      n, is_final ? "\"stop\"" : "null", n);
+}
+
+// For what other threads bring about.
+template <class Condition>
+void wait_until(const Condition& condition) {
+  const MonotonicTime limit = monotonic_now() + std::chrono::seconds(20);
+  while (!condition()) {
+    if (monotonic_now() > limit) net::test_failed("not in time");
+    std::this_thread::yield();
+  }
+}
+
+// Nothing comes for a while in which it would have come.
+bool is_quiet(int fd) {
+  constexpr int kQuietMs = 200;
+  pollfd one{fd, POLLIN, 0};
+  return poll(&one, 1, kQuietMs) == 0;
 }
 
 // A name server that answers when it is let to.
@@ -110,7 +223,8 @@ class SessionTest : public testing::Test {
     config->timeout_connect = std::chrono::hours(1);
     KeyWaits waits;
     waits.first = waits.stale = std::chrono::hours(1);
-    ledger = std::make_unique<Ledger>(database, log, Ledger::Settings{});
+    config->backends[model].usage = usage;
+    start_ledger();
     const Parts parts{log,      *(keys = std::make_unique<KeyStore>(database, log, *config, waits)),
                       *ledger,  ids,
                       resolver, worker,
@@ -129,10 +243,36 @@ class SessionTest : public testing::Test {
       net::test_failed("connect");
     }
   }
+  // No commit but by somebody who waits alone comes in time, and nothing is written beside
+  // requests' records.
+  void start_ledger() {
+    std::string name = (std::filesystem::temp_directory_path() / "llmproxy-XXXXXX").native();
+    if (mkdtemp(name.data()) == nullptr) std::abort();
+    ledger_directory = name;
+    std::string problem;
+    auto real = open_directory(name + "/ledger", problem);
+    if (real == nullptr) net::test_failed("open_directory");
+    DurableLedger::Settings settings;
+    settings.max_bytes = size_t{16} << 20;
+    settings.commit_gap = commit_gap;
+    settings.ship_interval = std::chrono::hours(1);
+    settings.commit_timeout = commit_timeout;
+    auto opened = DurableLedger::open(std::make_unique<GatedDirectory>(std::move(real), gate),
+                                      database, log, settings);
+    if (!opened) net::test_failed("DurableLedger::open");
+    ledger = std::move(*opened);
+  }
   ~SessionTest() override {
+    gate->open();
+    if (thread.joinable()) {  // the test has failed
+      server->abort();
+      thread.join();
+    }
     close(client);
     if (backend_fd >= 0) close(backend_fd);
     keys.reset();  // before the server's loop
+    ledger.reset();
+    std::filesystem::remove_all(ledger_directory);
   }
 
   static std::string read_until(int fd, const std::string& end) {
@@ -150,6 +290,17 @@ class SessionTest : public testing::Test {
     backend_fd = backend.accept();
     EXPECT_NE(read_until(backend_fd, "]").find("POST /v1/chat/completions"), std::string::npos);
   }
+  // These two counts stand side by side in one of the ledger's files.
+  bool is_recorded(uint64_t prompt_n, uint64_t completion_n) const {
+    const std::array<uint64_t, 2> counts{prompt_n, completion_n};
+    const std::string_view wanted(reinterpret_cast<const char*>(counts.data()), sizeof counts);
+    const std::filesystem::directory_iterator files(ledger_directory / "ledger");
+    return std::any_of(begin(files), end(files), [&](const auto& file) {
+      std::ifstream stream(file.path(), std::ios::binary);
+      const std::string bytes{std::istreambuf_iterator<char>(stream), {}};
+      return bytes.find(wanted) != std::string::npos;
+    });
+  }
   void cut() {
     server->abort();
     server->abort();  // a second signal changes nothing
@@ -164,7 +315,12 @@ class SessionTest : public testing::Test {
   int client = -1;
   uint64_t requests_read = 1;
   std::shared_ptr<AnyKey> database;
-  std::unique_ptr<Ledger> ledger;
+  Milliseconds commit_timeout{std::chrono::hours(1)}, commit_gap{std::chrono::hours(1)};
+  UsagePolicy usage = UsagePolicy::kAsk;
+  // Shared with the ledger's threads, which may be left behind.
+  const std::shared_ptr<Gate> gate = std::make_shared<Gate>();
+  std::filesystem::path ledger_directory;
+  std::unique_ptr<DurableLedger> ledger;
   ObjectIdMint ids;
   MemoryBudget memory{1 << 30};
   std::atomic<size_t> connections{0};
@@ -300,8 +456,156 @@ TEST_F(SessionTest, AStreamWhoseEndCannotBeRecordedIsCut) {
   EXPECT_EQ(server->counters().billed.get(), 1u);  // it waits in the ledger
 }
 
+TEST_F(SessionTest, ALoneRequestPaysOneCommitAndALoneStreamTwo) {
+  start(false);
+  requests_read = 2;
+  net::send_text(client, request_text(false));
+  take_call();
+  net::send_text(backend_fd, kPlainReply);
+  EXPECT_NE(read_until(client, "}}").find("200 OK"), std::string::npos);
+  EXPECT_EQ(ledger->counts().commits, 1u);
+  net::send_text(client, request_text(true));
+  EXPECT_NE(read_until(backend_fd, "]").find("POST"), std::string::npos);
+  net::send_text(backend_fd, kStreamHead + chunk(usage_event(3, true)) + chunk("data: [DONE]\n\n") +
+                                 "0\r\n\r\n");
+  EXPECT_NE(read_until(client, "0\r\n\r\n").find("[DONE]"), std::string::npos);
+  EXPECT_EQ(ledger->counts().commits, 3u);
+  cut();
+  EXPECT_EQ(ledger->counts().billed, 2u);
+}
+
+TEST_F(SessionTest, WhileTheDiskFailsNothingIsSentAndNothingIsCharged) {
+  start(false);
+  requests_read = 2;
+  gate->fail(EIO);
+  net::send_text(client, request_text(true));
+  take_call();
+  net::send_text(backend_fd, kStreamHead + chunk("data: {\"choices\":[{}]}\n\n"));
+  const std::string reply = read_until(client, "}}");
+  EXPECT_EQ(reply.substr(0, 13), "HTTP/1.1 503 ");
+  EXPECT_NE(reply.find("x-should-retry: false"), std::string::npos) << "it was worked for";
+  EXPECT_EQ(reply.find("choices"), std::string::npos);
+  net::send_text(client, request_text(false));
+  const std::string refusal = read_until(client, "}}");
+  EXPECT_EQ(refusal.substr(0, 13), "HTTP/1.1 503 ");
+  EXPECT_NE(refusal.find("\"overloaded\""), std::string::npos) << refusal;
+  EXPECT_NE(refusal.find("Retry-After: "), std::string::npos) << refusal;
+  EXPECT_EQ(ledger->refusal(), "the ledger's disk fails: Input/output error");
+  gate->open();
+  cut();
+  EXPECT_EQ(ledger->counts().free, 1u);
+  EXPECT_EQ(ledger->counts().accepted, 1u);
+}
+
+TEST_F(SessionTest, WhileTheDiskIsSlowAnswersWaitAndNewWorkIsRefused) {
+  commit_timeout = Milliseconds(1);
+  start(false);
+  gate->close();
+  net::send_text(client, request_text(false));
+  take_call();
+  net::send_text(backend_fd, kPlainReply);
+  gate->wait_for_write();
+  wait_until([&] { return ledger->is_stalled(); });
+  EXPECT_FALSE(ledger->reserve({}));
+  EXPECT_NE(ledger->refusal().find("disk is slow"), std::string::npos) << ledger->refusal();
+  EXPECT_TRUE(is_quiet(client)) << "before its bill is recorded";
+  gate->open();
+  EXPECT_NE(read_until(client, "}}").find("200 OK"), std::string::npos);
+  cut();
+  EXPECT_EQ(ledger->counts().billed, 1u);
+}
+
+// The outcome is recorded when the disk works again, however long that takes.
+TEST_F(SessionTest, AStreamsOutcomeWaitsForTheDisk) {
+  start(false);
+  net::send_text(client, request_text(true));
+  take_call();
+  net::send_text(backend_fd, kStreamHead + chunk(usage_event(3, true)));
+  EXPECT_EQ(read_until(client, "\n\n").substr(0, 13), "HTTP/1.1 200 ");
+  gate->fail(EIO);
+  net::send_text(backend_fd, chunk("data: [DONE]\n\n") + "0\r\n\r\n");
+  wait_until([&] { return ledger->is_stalled(); });
+  EXPECT_EQ(ledger->counts().billed, 1u);
+  gate->open();
+  EXPECT_NE(read_until(client, "0\r\n\r\n").find("[DONE]"), std::string::npos);
+  cut();
+}
+
+// The last figure is told when its turn comes, although no other event does.
+TEST_F(SessionTest, ContinuousStreamsTellTheirProgress) {
+  usage = UsagePolicy::kContinuous;
+  commit_gap = Milliseconds(1);
+  start(false);
+  net::send_text(client, request_text(true));
+  take_call();
+  net::send_text(backend_fd, kStreamHead);
+  EXPECT_EQ(read_until(client, "\r\n\r\n").substr(0, 13), "HTTP/1.1 200 ");
+  for (int n = 1; n <= 20; ++n) {
+    net::send_text(backend_fd, chunk(usage_event(n)));
+    read_until(client, "\n\n");
+  }
+  wait_until([&] { return is_recorded(7, 20); });
+  EXPECT_LT(ledger->counts().commits, 10u) << "not one for each";
+  cut();
+  EXPECT_EQ(ledger->counts().billed, 1u);
+}
+
+TEST_F(SessionTest, OtherStreamsTellNoProgress) {
+  start(false);
+  net::send_text(client, request_text(true));
+  take_call();
+  net::send_text(backend_fd, kStreamHead + chunk(usage_event(1)));
+  EXPECT_EQ(read_until(client, "\n\n").substr(0, 13), "HTTP/1.1 200 ");
+  cut();
+  EXPECT_EQ(ledger->counts().unresolved, 1u);
+  EXPECT_EQ(ledger->counts().commits, 2u);
+}
+
+TEST_F(SessionTest, AContinuousStreamDoesNotOutrunTheDisk) {
+  commit_timeout = Milliseconds(1);
+  usage = UsagePolicy::kContinuous;
+  commit_gap = Milliseconds(1);
+  start(false);
+  net::send_text(client, request_text(true));
+  take_call();
+  net::send_text(backend_fd, kStreamHead);
+  EXPECT_EQ(read_until(client, "\r\n\r\n").substr(0, 13), "HTTP/1.1 200 ");
+  gate->close();
+  net::send_text(backend_fd, chunk(usage_event(1)));
+  EXPECT_NE(read_until(client, "\n\n").find("word 1"), std::string::npos);
+  gate->wait_for_write();
+  wait_until([&] { return ledger->is_stalled(); });
+  net::send_text(backend_fd, chunk(usage_event(2)));
+  EXPECT_TRUE(is_quiet(client)) << "what could not be billed after a crash";
+  gate->open();
+  EXPECT_NE(read_until(client, "\n\n").find("word 2"), std::string::npos);
+  cut();
+  EXPECT_EQ(ledger->counts().billed, 1u);
+}
+
+TEST_F(SessionTest, AContinuousStreamThatWaitsForTheDiskIsCut) {
+  usage = UsagePolicy::kContinuous;
+  commit_gap = Milliseconds(1);
+  start(false);
+  net::send_text(client, request_text(true));
+  take_call();
+  net::send_text(backend_fd, kStreamHead);
+  EXPECT_EQ(read_until(client, "\r\n\r\n").substr(0, 13), "HTTP/1.1 200 ");
+  gate->fail(EIO);
+  net::send_text(backend_fd, chunk(usage_event(1)));
+  wait_until([&] { return ledger->is_stalled(); });
+  net::send_text(backend_fd, chunk(usage_event(2)));
+  EXPECT_NE(read_until(client, "\n\n").find("word 1"), std::string::npos);
+  EXPECT_TRUE(is_quiet(client));
+  server->abort();
+  wait_until([&] { return ledger->counts().billed > 0; });
+  EXPECT_TRUE(ledger->is_stalled());
+  gate->open();
+  cut();
+}
+
 // A name whose copies are told from all other allocations by their size.
-constexpr size_t kLongModel = 100'000;
+constexpr size_t kLongModel = 717;
 constexpr size_t kCopyOfModel = kLongModel + 1;
 
 // The bill must not go with the request that could not be recorded for a lack of memory.
@@ -321,7 +625,7 @@ TEST_F(SessionTest, ABugWhileItIsRecordedLeavesItUnresolved) {
 TEST_F(SessionTest, ABugBeforeTheCallLeavesItsIntentInPeace) {
   const std::string model(kLongModel, 'm');
   start(false, "127.0.0.1", model);
-  allocation_fault.arm(kCopyOfModel, 1, kCopyOfModel);  // not of the call, but of the intent
+  allocation_fault.arm(kCopyOfModel, 3, kCopyOfModel);  // not before it has room: of the intent
   net::send_text(client, request_text(true, model));
   EXPECT_EQ(read_until(client, "\r\n"), "");
   cut();

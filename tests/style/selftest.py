@@ -280,17 +280,19 @@ class Documents(unittest.TestCase):
         manual = (self.root / check_docs.MANUAL).read_text()
         options = set(re.findall(r"Fl -([a-z][a-z-]+)", manual))
         commands = set(re.findall(r"^\.It Ic ([a-z]+)", manual, re.MULTILINE))
-        actions = set(re.findall(r"^\.It Ic keys ([a-z]+)", manual, re.MULTILINE))
+        actions = re.findall(r"^\.It Ic ([a-z]+) ([a-z]+)", manual, re.MULTILINE)
+
+        def listing(names):
+            return "\\n".join(["Subcommands:", *(f"  {name}  words" for name in sorted(names))])
 
         def program(options):
-            lines = ["Subcommands:", *(f"  {name}  words" for name in sorted(commands))]
-            keys = ["Subcommands:", *(f"  {name}  words" for name in sorted(actions))]
-            text = "\\n".join([*(f"  --{name} TEXT" for name in sorted(options)), "", *lines])
+            text = "\\n".join([*(f"  --{name} TEXT" for name in sorted(options)), "", listing(commands)])
+            script = f"#!/bin/sh\ncase \"$1 $2\" in\n'--help ') printf '{text}\\n' ;;\n"
+            for group in {group for group, _ in actions}:
+                names = {name for of, name in actions if of == group}
+                script += f"'{group} --help') printf '{listing(names)}\\n' ;;\n"
             path = self.root / "program"
-            path.write_text(
-                f"#!/bin/sh\ncase \"$1 $2\" in\n'--help ') printf '{text}\\n' ;;\n"
-                + "'keys --help') printf '" + "\\n".join(keys) + "\\n' ;;\nesac\n"
-            )  # fmt: skip
+            path.write_text(script + "esac\n")
             path.chmod(0o755)
             return list(check_docs.check_manual(path, manual))
 
