@@ -420,7 +420,8 @@ std::unique_ptr<Directory> open_directory(const std::string& path, std::string& 
   }
   // Belongs to this open file: a second descriptor is refused in this process too.
   if (int error = error_of([&] { return ::flock(lock.get(), LOCK_EX | LOCK_NB); })) {
-    problem = error == EWOULDBLOCK ? "another process has it" : "cannot lock it: " + text_of(error);
+    problem =
+        error == EWOULDBLOCK ? std::string(kDirectoryIsTaken) : "cannot lock it: " + text_of(error);
     return nullptr;
   }
   const size_t block_bytes = block_bytes_of(directory);

@@ -79,7 +79,8 @@ bool is_file_name(std::string_view name);
 
 // Opens the directory `path`, makes it (0700, and its parents) when it is not there, and takes its
 // lock, a flock(2) on the file "lock" in it, which is held as long as the object or the process
-// lives. `problem` says in words why it could not be had; "another process has it" for the lock.
+// lives. `problem` says in words why it could not be had; kDirectoryIsTaken for the lock.
+constexpr std::string_view kDirectoryIsTaken = "another process has it";
 std::unique_ptr<Directory> open_directory(const std::string& path, std::string& problem);
 
 // The same without the lock, to read beside a running owner: nothing is made, and calls that change

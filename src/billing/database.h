@@ -80,6 +80,12 @@ class Database {
   virtual Result<bool> set_key_expiry(std::string_view id, std::optional<WallMs> when) = 0;
   virtual Result<bool> delete_key(std::string_view id) = 0;  // revoke; false: no such id
 
+  // Which place the events go to, the same for all who mean it, without user, password and options:
+  // "sqlite:///absolute/path", "mongodb://HOST:PORT,.../DATABASE.COLLECTION", hosts in order of the
+  // alphabet and in small letters, "?replicaSet=NAME" behind where the URI names one, or
+  // "mongodb+srv://NAME/DATABASE.COLLECTION". The ledger keeps it beside the events. Asks nobody.
+  virtual std::string identity() const = 0;
+
   // One round trip, to say at start whether it answers: "" or why not.
   virtual std::string check() = 0;
 };

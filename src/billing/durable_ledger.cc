@@ -2,6 +2,8 @@
 // says how it went.
 #include "billing/durable_ledger.h"
 
+#include <fmt/format.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <cstring>
@@ -211,6 +213,25 @@ bool DurableLedger::reserve(const Intent& intent) {
   if (is_stalled()) return false;
   const std::lock_guard lock(state_->mutex);
   return state_->core.reserve(intent);
+}
+
+std::string DurableLedger::refusal() const {
+  const bool is_stalling = is_stalled();
+  const std::lock_guard lock(state_->mutex);
+  const LedgerLog& files = state_->core.files();
+  const std::string reason =
+      files.last_error() == 0 ? "" : fmt::format(": {}", std::strerror(files.last_error()));
+  if (files.is_failing()) return "the ledger's disk fails" + reason;
+  if (is_stalling) return "the ledger's disk is slow: a write takes longer than commit_timeout";
+  if (state_->is_closing) return "the ledger is closed";
+  // Less than 2 % are missing to a segment more.
+  if (files.bytes_used() > state_->settings.max_bytes / 100 * (LedgerLog::kFullPercent - 2)) {
+    return "the ledger is full: events wait for the database";
+  }
+  if (files.state().unresolved().size() >= LedgerCore::kUnresolvedMax) {
+    return "the ledger has too many unresolved requests, this backend's among them";
+  }
+  return "the ledger has no room on its disk" + reason;
 }
 
 void DurableLedger::release(const Intent& intent) {

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -37,6 +38,8 @@ class DurableLedger {
   // 503. Every reservation ends in exactly one settle() or release() of an equal intent.
   bool reserve(const Intent& intent);
   void release(const Intent& intent);
+  // Why reserve() says no at the moment, in words for the log.
+  std::string refusal() const;
 
   // A stream is about to begin. Told false: it cannot be recorded, so nothing of it may reach the
   // client. `may_bill_running`: its running figures may make the bill (a backend set to

@@ -75,6 +75,7 @@ class ScriptedDatabase final : public Database {
   Result<std::vector<KeyRecord>> list_keys() override { return Error{}; }
   Result<bool> set_key_expiry(std::string_view, std::optional<WallMs>) override { return Error{}; }
   Result<bool> delete_key(std::string_view) override { return Error{}; }
+  std::string identity() const override { return "test"; }
   std::string check() override { return ""; }
 
  private:

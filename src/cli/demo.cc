@@ -25,6 +25,8 @@
 namespace llmproxy {
 namespace {
 
+constexpr size_t kLedgerBytesMax = size_t{64} << 20;  // few events, and files that are soon made
+
 // A directory that goes with the demo, or a given one that stays.
 class DemoDirectory {
  public:
@@ -148,6 +150,7 @@ int run_demo(const DemoOptions& options) {
   config->db_uri =
       "sqlite://" + std::filesystem::absolute(directory.path()).string() + "/llm-billing-proxy.db";
   config->ship_interval = Milliseconds(100);  // a person is watching
+  config->ledger_bytes_max = kLedgerBytesMax;
 
   std::unique_ptr<DemoBackend> scripted;
   if (options.backend_url.empty()) {

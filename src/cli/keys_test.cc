@@ -54,6 +54,7 @@ class MemoryDatabase final : public Database {
   }
   KeyLookup find_key(std::string_view, std::string_view, WallMs) override { return {}; }
   BatchResult write_events(std::span<const Event>) override { return {}; }
+  std::string identity() const override { return "test"; }
   std::string check() override { return ""; }
 
  private:

@@ -21,8 +21,9 @@
 #include <vector>
 
 #include "base/cores.h"
+#include "base/file.h"
 #include "base/filesystem.h"
-#include "billing/ledger.h"
+#include "billing/durable_ledger.h"
 #include "cli/check.h"
 #include "cli/keys.h"
 #include "db/open.h"
@@ -35,6 +36,7 @@ namespace llmproxy {
 namespace {
 
 constexpr int kExitSoftware = 70;
+constexpr int kExitTryAgain = 75;              // EX_TEMPFAIL
 constexpr std::chrono::seconds kAbortMax{10};  // from the cut until every session has settled
 
 sigset_t serve_signals() {
@@ -132,6 +134,7 @@ class Proxy {
   void announce();
   void warn_if_volatile(std::string_view what, const std::string& path, std::string_view key);
   int open_database_and_ledger();
+  int open_ledger();
   int start_servers();
   int next_signal(MonotonicTime deadline) const;
   void wait_for_signals();
@@ -147,7 +150,7 @@ class Proxy {
   Signals signals_;
   Log log_;
   std::shared_ptr<Database> database_;
-  std::unique_ptr<Ledger> ledger_;
+  std::unique_ptr<DurableLedger> ledger_;
   ObjectIdMint ids_;
   std::unique_ptr<MemoryBudget> memory_;
   std::atomic<size_t> connections_{0};
@@ -218,10 +221,35 @@ int Proxy::open_database_and_ledger() {
     return database_exit_code(opened.error());
   }
   database_ = std::move(*opened);
-  Ledger::Settings settings;
-  settings.events_max = config_->events_max;
+  if (const int code = open_ledger(); code != 0) return code;
+  keys_ = std::make_unique<KeyStore>(database_, log_, *config_);
+  memory_ = std::make_unique<MemoryBudget>(config_->limits.memory_bytes_max);
+  return 0;
+}
+
+int Proxy::open_ledger() {
+  const std::string path = absolute_path(config_->data_dir + "/ledger");
+  std::string problem;
+  std::unique_ptr<Directory> directory = open_directory(path, problem);
+  if (directory == nullptr) {
+    const bool is_taken = problem == kDirectoryIsTaken;
+    log_.error("ledger: {}: {}{}", path, problem,
+               is_taken ? "; each proxy needs a data_dir of its own" : "");
+    return is_taken ? kExitTryAgain : kExitUnavailable;
+  }
+  DurableLedger::Settings settings;
+  settings.max_bytes = config_->ledger_bytes_max;
+  settings.commit_gap = config_->commit_gap;
+  settings.commit_timeout = config_->commit_timeout;
   settings.ship_interval = config_->ship_interval;
-  ledger_ = std::make_unique<Ledger>(database_, log_, settings);
+  settings.max_replay_age = config_->max_replay_age;
+  settings.database = database_->identity();
+  auto opened = DurableLedger::open(std::move(directory), database_, log_, settings);
+  if (!opened) {
+    log_.error("{} (in {})", opened.error().message, path);
+    return opened.error().status;
+  }
+  ledger_ = std::move(*opened);
   if (hooks_.on_event) {
     ledger_->set_observer(
         [](const Event& event, void* hooks) {
@@ -229,8 +257,6 @@ int Proxy::open_database_and_ledger() {
         },
         const_cast<ServeHooks*>(&hooks_));
   }
-  keys_ = std::make_unique<KeyStore>(database_, log_, *config_);
-  memory_ = std::make_unique<MemoryBudget>(config_->limits.memory_bytes_max);
   return 0;
 }
 
@@ -328,18 +354,20 @@ bool Proxy::drain() {
 }
 
 int Proxy::stop() {
-  if (!drain()) {
-    ledger_->close(config_->flush_timeout);
-    log_.error("some sessions did not end; leaving them");
-    log_.flush(Log::kDrainMax);
-    _exit(kExitSoftware);  // their threads still run: nothing may be destroyed under them
+  const bool is_drained = drain();
+  if (is_drained) {
+    for (std::thread& thread : threads_) thread.join();
+    keys_.reset();
   }
-  for (std::thread& thread : threads_) thread.join();
-  keys_.reset();
-  const uint64_t lost = ledger_->close(config_->flush_timeout);
-  const LedgerCounts counts = ledger_->counts();
-  log_.info("stopped: billed={} free={} unresolved={} delivered={} lost={}", counts.billed,
-            counts.free, counts.unresolved, counts.delivered, lost);
+  const bool is_clean = ledger_->close(config_->flush_timeout);
+  if (!is_drained) log_.error("some sessions did not end; leaving them");
+  const DurableCounts counts = ledger_->counts();
+  log_.info("stopped: billed={} free={} unresolved={} delivered={} waiting={}", counts.billed,
+            counts.free, counts.unresolved, counts.delivered, counts.backlog);
+  if (!is_drained || !is_clean) {  // threads still run: nothing may be destroyed under them
+    log_.flush(Log::kDrainMax);
+    _exit(is_clean ? kExitSoftware : kExitOutput);
+  }
   ledger_.reset();
   first_check_.reset();
   if (database_.use_count() > 1) {  // a thread hangs in the driver: nothing may go under it

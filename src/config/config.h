@@ -86,8 +86,12 @@ struct Config {
   size_t keys_unknown_max = 10'000;  // cached unknown tokens
   size_t lookups_max = 1'000;        // look-ups under way or waiting; 503 beyond
 
+  size_t ledger_bytes_max = size_t{4}
+                            << 30;     // its files in data_dir/ledger; 503 for new work beyond 90 %
+  Milliseconds commit_gap{1};          // from one commit of the ledger to the next
+  Milliseconds commit_timeout{5'000};  // a commit that takes longer: 503 for new work
   Milliseconds ship_interval{1'000};
-  size_t events_max = 100'000;  // events in the queue; 503 for new work beyond
+  Milliseconds max_replay_age{2'592'000'000};  // older events are kept and not sent
 
   Limits limits;
 

@@ -106,8 +106,11 @@ keys_max = 7
 keys_unknown_max = 8
 lookups_max = 9
 [ledger]
+max_bytes = 16777216
+commit_gap = 0.002
+commit_timeout = 0.3
 ship_interval = 0.0104
-events_max = 10
+max_replay_age = 3600.5
 [limits]
 connections_max = 11
 head_bytes_max = 1200
@@ -144,7 +147,11 @@ TEST(ParseConfig, EverySettingArrives) {
   EXPECT_EQ(config.db_uri, "sqlite:///var/lib/p/llm-billing-proxy.db");
   EXPECT_EQ(config.timeout_connect, Milliseconds(250));
   EXPECT_EQ(config.access_level, "LLM");
+  EXPECT_EQ(config.ledger_bytes_max, size_t{16} << 20);
+  EXPECT_EQ(config.commit_gap, Milliseconds(2));
+  EXPECT_EQ(config.commit_timeout, Milliseconds(300));
   EXPECT_EQ(config.ship_interval, Milliseconds(10));
+  EXPECT_EQ(config.max_replay_age, Milliseconds(3'600'500));
   EXPECT_EQ(config.limits.headers_max, 13U);
   EXPECT_EQ(config.limits.body_rate_min, 0U);
   EXPECT_EQ(config.limits.timeout_write, Milliseconds(21'000));

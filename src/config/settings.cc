@@ -52,8 +52,11 @@ const std::array kSettings{
     Setting{"auth", "keys_unknown_max", kRestart, &Config::keys_unknown_max, 1, 10'000'000},
     Setting{"auth", "lookups_max", kRestart, &Config::lookups_max, 1, 1'000'000},
 
+    Setting{"ledger", "max_bytes", kRestart, &Config::ledger_bytes_max, 16 * kMiB, 1024 * kGiB},
+    Setting{"ledger", "commit_gap", kRestart, &Config::commit_gap, 0, 1},
+    Setting{"ledger", "commit_timeout", kRestart, &Config::commit_timeout, 0.1, 10 * kMinute},
     Setting{"ledger", "ship_interval", kRestart, &Config::ship_interval, 0.01, kMinute},
-    Setting{"ledger", "events_max", kRestart, &Config::events_max, 1, 10'000'000},
+    Setting{"ledger", "max_replay_age", kRestart, &Config::max_replay_age, kHour, 3650 * kDay},
 
     Setting{"limits", "connections_max", kLive, &Limits::connections_max, 1, 1'000'000},
     Setting{"limits", "head_bytes_max", kLive, &Limits::head_bytes_max, kKiB, kMiB},

@@ -226,6 +226,23 @@ TEST_P(DatabaseTest, SaysThatItAnswers) {
   EXPECT_EQ(database_->check(), "");
 }
 
+// The ledger compares it: the same for the same place, and nothing of a user or an option in it.
+TEST_P(DatabaseTest, IsKnownByItsPlace) {
+  std::string other = GetParam() == "mongo" ? test_mongodb_uri() : sqlite_.uri();
+  const std::string identity = database_->identity();
+  if (GetParam() == "mongo") {
+    EXPECT_TRUE(identity.ends_with("/billing.events_completion")) << identity;
+    const bool has_options = other.find('?') != std::string::npos;
+    other += has_options ? "&appName=x" : other.ends_with('/') ? "?appName=x" : "/?appName=x";
+  } else {
+    EXPECT_EQ(identity, sqlite_.uri());
+    other.insert(other.rfind('/'), "/.");
+  }
+  const auto opened = open_database(other);
+  ASSERT_TRUE(opened) << opened.error().message;
+  EXPECT_EQ((*opened)->identity(), identity) << other;
+}
+
 INSTANTIATE_TEST_SUITE_P(Sqlite, DatabaseTest, testing::Values("sqlite"));
 INSTANTIATE_TEST_SUITE_P(Mongo, DatabaseTest, testing::Values("mongo"));
 

@@ -127,6 +127,9 @@ class MongoDatabase final : public Database {
   Result<std::vector<KeyRecord>> list_keys() override;
   Result<bool> set_key_expiry(std::string_view id, std::optional<WallMs> when) override;
   Result<bool> delete_key(std::string_view id) override;
+  std::string identity() const override {
+    return mongo_identity(*uri_, fmt::format("{}.{}", kEventsDatabase, kEventsCollection));
+  }
   std::string check() override;
 
  private:

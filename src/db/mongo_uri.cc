@@ -2,8 +2,10 @@
 #include "db/mongo_uri.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <vector>
 
 namespace llmproxy {
 namespace {
@@ -83,6 +85,12 @@ std::string explain_refusal(const Parts& parts, std::string_view error) {
   return without_values(std::move(text));
 }
 
+std::string to_lower(std::string_view text) {
+  std::string lower(text);
+  for (char& c : lower) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c;
+  return lower;
+}
+
 }  // namespace
 
 Result<MongoUri> parse_mongo_uri(const std::string& uri) {
@@ -92,6 +100,23 @@ Result<MongoUri> parse_mongo_uri(const std::string& uri) {
   MongoUri parsed(mongoc_uri_new_with_error(uri.c_str(), &error));
   if (!parsed) return Error{.message = explain_refusal(parts, error.message)};
   return parsed;
+}
+
+std::string mongo_identity(const mongoc_uri_t& uri, std::string_view collection) {
+  if (const char* const name = mongoc_uri_get_srv_hostname(&uri)) {
+    return fmt::format("mongodb+srv://{}/{}", to_lower(name), collection);
+  }
+  std::vector<std::string> hosts;
+  for (const mongoc_host_list_t* host = mongoc_uri_get_hosts(&uri); host; host = host->next) {
+    const bool is_path = host->family == AF_UNIX;
+    hosts.push_back(is_path ? host->host_and_port : to_lower(host->host_and_port));
+  }
+  std::sort(hosts.begin(), hosts.end());
+  std::string identity = fmt::format("mongodb://{}/{}", fmt::join(hosts, ","), collection);
+  if (const char* const set = mongoc_uri_get_replica_set(&uri)) {
+    identity += fmt::format("?replicaSet={}", set);
+  }
+  return identity;
 }
 
 std::string without_password(std::string text, std::string_view uri) {

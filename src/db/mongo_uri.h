@@ -21,6 +21,9 @@ using MongoUri = std::unique_ptr<mongoc_uri_t, MongoUriDestroy>;
 // take a piece of the password for the name of a host, and quote it.
 Result<MongoUri> parse_mongo_uri(const std::string& uri);
 
+// Database::identity() of `uri`; `collection` is "DATABASE.COLLECTION".
+std::string mongo_identity(const mongoc_uri_t& uri, std::string_view collection);
+
 // `text` with *** in the place of the password of `uri`.
 std::string without_password(std::string text, std::string_view uri);
 

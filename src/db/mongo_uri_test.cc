@@ -102,5 +102,22 @@ TEST(WithoutPassword, Table) {
   }
 }
 
+TEST(MongoIdentity, NamesThePlaceAndNobody) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"mongodb://h", "mongodb://h:27017/d.c"},
+      {"mongodb://user:secret@h/other?w=1&appName=x", "mongodb://h:27017/d.c"},
+      {"mongodb://User:p@Host2:1,HOST1/", "mongodb://host1:27017,host2:1/d.c"},
+      {"mongodb://b:2,a:1/?replicaSet=Rs0&tls=true", "mongodb://a:1,b:2/d.c?replicaSet=Rs0"},
+      {"mongodb://[::1]:27018/", "mongodb://[::1]:27018/d.c"},
+      {"mongodb://%2Ftmp%2FX.sock/", "mongodb:///tmp/X.sock/d.c"},
+      {"mongodb+srv://u:p@Cluster.Example.com/db", "mongodb+srv://cluster.example.com/d.c"},
+  };
+  for (const auto& [uri, expected] : cases) {
+    const auto parsed = parse_mongo_uri(uri);
+    ASSERT_TRUE(parsed) << uri << ": " << parsed.error().message;
+    EXPECT_EQ(mongo_identity(**parsed, "d.c"), expected) << uri;
+  }
+}
+
 }  // namespace
 }  // namespace llmproxy

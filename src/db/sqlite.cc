@@ -212,6 +212,9 @@ class SqliteDatabase final : public Database {
   Result<std::vector<KeyRecord>> list_keys() override;
   Result<bool> set_key_expiry(std::string_view id, std::optional<WallMs> when) override;
   Result<bool> delete_key(std::string_view id) override;
+  std::string identity() const override {
+    return "sqlite://" + std::filesystem::path(path_).lexically_normal().native();
+  }
   std::string check() override;
 
  private:

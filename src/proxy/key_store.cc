@@ -2,6 +2,8 @@
 // database does not say within KeyWaits::stale, the old answer serves, up to key_stale_max.
 #include "proxy/key_store.h"
 
+#include <fmt/format.h>
+
 #include <array>
 #include <atomic>
 #include <condition_variable>
@@ -11,6 +13,8 @@
 #include <optional>
 #include <unordered_map>
 #include <utility>
+
+#include "billing/record.h"
 
 namespace llmproxy {
 namespace {
@@ -58,6 +62,13 @@ enum class Health : uint8_t {
   kSlow,  // an old answer was waited for in vain: those that have one wait no more
   kDown,  // nobody waits
 };
+
+constexpr size_t kIdShownMax = 256;
+
+// A record of the ledger has a bound; a key whose names exceed it could not be billed.
+bool fits_ledger(const Key& key) {
+  return key.id.size() + key.user_id.bytes.size() + key.user_id.text.size() <= kKeyBytesMax;
+}
 
 Answer judge(const std::shared_ptr<const Key>& key) {
   Answer answer;
@@ -267,6 +278,11 @@ void KeyStore::State::publish(Lookup& lookup, KeyLookup found, const std::string
 
 KeyStore::Answer KeyStore::State::read_answer(KeyLookup found) {
   Answer answer;
+  if (found.state == KeyLookup::State::kFound && !fits_ledger(found.key)) {
+    found.state = KeyLookup::State::kUnusable;
+    found.detail = fmt::format("key {}: _id and user_id take more than {} bytes together",
+                               std::string_view(found.key.id).substr(0, kIdShownMax), kKeyBytesMax);
+  }
   switch (found.state) {
     case KeyLookup::State::kFound:
       answer.state = Answer::State::kKnown;

@@ -107,6 +107,7 @@ class ScriptedDatabase final : public Database {
   Result<std::vector<KeyRecord>> list_keys() override { return std::vector<KeyRecord>(); }
   Result<bool> set_key_expiry(std::string_view, std::optional<WallMs>) override { return false; }
   Result<bool> delete_key(std::string_view) override { return false; }
+  std::string identity() const override { return "test"; }
   std::string check() override { return ""; }
 
  private:

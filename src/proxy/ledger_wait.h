@@ -3,14 +3,14 @@
 
 #include <optional>
 
-#include "billing/ledger.h"
+#include "billing/durable_ledger.h"
 #include "net/completion.h"
 #include "net/task.h"
 
 namespace llmproxy {
 
-// Handed to Ledger::open or settle. Where these throw, nobody is told; otherwise is_durable() must
-// be awaited before it goes.
+// Handed to DurableLedger::open or settle. Where these throw, nobody is told; otherwise
+// is_durable() must be awaited before it goes.
 class LedgerWait final : public Waiter {
  public:
   explicit LedgerWait(net::Loop& loop) : completion_(loop) {}

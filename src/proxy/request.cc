@@ -78,12 +78,13 @@ net::Task<std::optional<Error>> edit_call(Request& request) {
 }
 
 std::optional<Error> reserve_room(Request& request) {
-  request.is_reserved = request.server.parts().ledger.reserve();
+  DurableLedger& ledger = request.server.parts().ledger;
+  request.is_reserved = ledger.reserve(intent_of(request));
   if (request.is_reserved) return std::nullopt;
   Error error{503, Blame::kProxy, "The server cannot take on more work. Try again shortly."};
   error.code = "overloaded";
   error.retry_after_s = 1;
-  error.detail = "no room in the ledger: events wait for the database";
+  error.detail = ledger.refusal();
   return error;
 }
 
@@ -93,7 +94,7 @@ void open_intent(Request& request) {
   const Intent intent = intent_of(request);
   request.intent.emplace(request.server.loop());
   try {
-    request.server.parts().ledger.open(intent, *request.intent);
+    request.server.parts().ledger.open(intent, may_bill_running(request), *request.intent);
   } catch (...) {
     request.intent.reset();  // nobody will be told
     throw;
@@ -177,7 +178,7 @@ net::Task<bool> end_body(Request& request) {
 net::Task<bool> record(Request& request, bool was_unresolved) {
   Settlement settlement;
   settlement.intent = intent_of(request);
-  settlement.has_intent = request.intent.has_value();
+  if (request.intent) settlement.has_intent = co_await request.intent->is_durable();
   settlement.was_unresolved = was_unresolved;
   settlement.outcome = request.outcome;
   settlement.date_created = wall_now_ms();
@@ -305,6 +306,10 @@ Intent intent_of(const Request& request) {
   intent.model = request.call.model;
   intent.backend = request.backend->name;
   return intent;
+}
+
+bool may_bill_running(const Request& request) {
+  return request.evidence.policy == UsagePolicy::kContinuous && request.evidence.choices <= 1;
 }
 
 net::Task<bool> settle(Request& request) {

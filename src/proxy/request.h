@@ -10,7 +10,7 @@
 
 #include "api/endpoint.h"
 #include "base/result.h"
-#include "billing/ledger.h"
+#include "billing/durable_ledger.h"
 #include "billing/object_id.h"
 #include "billing/outcome.h"
 #include "http/head.h"
@@ -88,7 +88,10 @@ net::Task<bool> settle(Request& request);
 // Bills a request that was settled as unresolved, now that its evidence holds a figure. Once.
 net::Task<void> settle_late(Request& request);
 
-// What the ledger keeps of a request before its end.
+// What the ledger keeps of a request before its end. The same at every call.
 Intent intent_of(const Request& request);
+
+// Its running figures make its bill if no final one comes (billing/outcome).
+bool may_bill_running(const Request& request);
 
 }  // namespace llmproxy

@@ -5,11 +5,13 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <stdlib.h>  // mkdtemp is POSIX's
 
 #include <array>
 #include <atomic>
 #include <condition_variable>
 #include <csignal>
+#include <filesystem>
 #include <memory>
 #include <mutex>
 #include <semaphore>
@@ -55,6 +57,7 @@ class AnyKey final : public Database {
   Result<std::vector<KeyRecord>> list_keys() override { return std::vector<KeyRecord>(); }
   Result<bool> set_key_expiry(std::string_view, std::optional<WallMs>) override { return false; }
   Result<bool> delete_key(std::string_view) override { return false; }
+  std::string identity() const override { return "test"; }
   std::string check() override { return ""; }
 
  private:
@@ -62,6 +65,84 @@ class AnyKey final : public Database {
   std::condition_variable changed_;
   bool is_hanging_;
   bool is_asked_ = false;
+};
+
+// What becomes of the ledger's writes.
+class Gate {
+ public:
+  void close() { set(true, 0); }  // they hang
+  void fail(int error) { set(false, error); }
+  void open() { set(false, 0); }
+  int pass() {
+    std::unique_lock lock(mutex_);
+    if (is_closed_) is_reached_ = true;
+    changed_.notify_all();
+    changed_.wait(lock, [&] { return !is_closed_; });
+    return error_;
+  }
+  void wait_for_write() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return is_reached_; });
+  }
+
+ private:
+  void set(bool is_closed, int error) {
+    const std::lock_guard lock(mutex_);
+    is_closed_ = is_closed;
+    is_reached_ = false;
+    error_ = error;
+    changed_.notify_all();
+  }
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool is_closed_ = false, is_reached_ = false;
+  int error_ = 0;
+};
+
+class GatedFile final : public File {
+ public:
+  GatedFile(std::unique_ptr<File> file, Gate& gate) : file_(std::move(file)), gate_(gate) {}
+  int write(uint64_t offset, std::string_view bytes) override {
+    const int error = gate_.pass();
+    return error != 0 ? error : file_->write(offset, bytes);
+  }
+  int read(uint64_t offset, std::span<char> into, size_t& n) override {
+    return file_->read(offset, into, n);
+  }
+  int truncate(uint64_t size) override { return file_->truncate(size); }
+  int size(uint64_t& bytes) override { return file_->size(bytes); }
+
+ private:
+  const std::unique_ptr<File> file_;
+  Gate& gate_;
+};
+
+class GatedDirectory final : public Directory {
+ public:
+  GatedDirectory(std::unique_ptr<Directory> directory, Gate& gate)
+      : directory_(std::move(directory)), gate_(gate) {}
+  int list(std::vector<std::string>& names) override { return directory_->list(names); }
+  int open(const std::string& name, std::unique_ptr<File>& file) override {
+    return wrap(directory_->open(name, file), file);
+  }
+  int create(const std::string& name, uint64_t size, std::unique_ptr<File>& file) override {
+    return wrap(directory_->create(name, size, file), file);
+  }
+  int rename(const std::string& from, const std::string& to) override {
+    return directory_->rename(from, to);
+  }
+  int remove(const std::string& name) override { return directory_->remove(name); }
+  int sync() override { return directory_->sync(); }
+  int free_bytes(uint64_t& bytes) override { return directory_->free_bytes(bytes); }
+  size_t block_bytes() const override { return directory_->block_bytes(); }
+
+ private:
+  int wrap(int error, std::unique_ptr<File>& file) {
+    if (error == 0) file = std::make_unique<GatedFile>(std::move(file), gate_);
+    return error;
+  }
+  const std::unique_ptr<Directory> directory_;
+  Gate& gate_;
 };
 
 std::string request_text(bool is_stream, const std::string& model = "m") {
@@ -110,7 +191,8 @@ class SessionTest : public testing::Test {
     config->timeout_connect = std::chrono::hours(1);
     KeyWaits waits;
     waits.first = waits.stale = std::chrono::hours(1);
-    ledger = std::make_unique<Ledger>(database, log, Ledger::Settings{});
+    config->backends[model].usage = usage;
+    start_ledger();
     const Parts parts{log,      *(keys = std::make_unique<KeyStore>(database, log, *config, waits)),
                       *ledger,  ids,
                       resolver, worker,
@@ -129,10 +211,31 @@ class SessionTest : public testing::Test {
       net::test_failed("connect");
     }
   }
+  // No commit but by somebody who waits alone comes in time, and nothing is written beside
+  // requests' records.
+  void start_ledger() {
+    std::string name = (std::filesystem::temp_directory_path() / "llmproxy-XXXXXX").native();
+    if (mkdtemp(name.data()) == nullptr) std::abort();
+    ledger_directory = name;
+    std::string problem;
+    auto real = open_directory(name + "/ledger", problem);
+    if (real == nullptr) net::test_failed("open_directory");
+    DurableLedger::Settings settings;
+    settings.max_bytes = size_t{16} << 20;
+    settings.commit_gap = settings.ship_interval = std::chrono::hours(1);
+    settings.commit_timeout = commit_timeout;
+    auto opened = DurableLedger::open(std::make_unique<GatedDirectory>(std::move(real), gate),
+                                      database, log, settings);
+    if (!opened) net::test_failed("DurableLedger::open");
+    ledger = std::move(*opened);
+  }
   ~SessionTest() override {
     close(client);
     if (backend_fd >= 0) close(backend_fd);
     keys.reset();  // before the server's loop
+    gate.open();
+    ledger.reset();
+    std::filesystem::remove_all(ledger_directory);
   }
 
   static std::string read_until(int fd, const std::string& end) {
@@ -164,7 +267,11 @@ class SessionTest : public testing::Test {
   int client = -1;
   uint64_t requests_read = 1;
   std::shared_ptr<AnyKey> database;
-  std::unique_ptr<Ledger> ledger;
+  Milliseconds commit_timeout{std::chrono::hours(1)};
+  UsagePolicy usage = UsagePolicy::kAsk;
+  Gate gate;
+  std::filesystem::path ledger_directory;
+  std::unique_ptr<DurableLedger> ledger;
   ObjectIdMint ids;
   MemoryBudget memory{1 << 30};
   std::atomic<size_t> connections{0};
@@ -301,7 +408,7 @@ TEST_F(SessionTest, AStreamWhoseEndCannotBeRecordedIsCut) {
 }
 
 // A name whose copies are told from all other allocations by their size.
-constexpr size_t kLongModel = 100'000;
+constexpr size_t kLongModel = 717;
 constexpr size_t kCopyOfModel = kLongModel + 1;
 
 // The bill must not go with the request that could not be recorded for a lack of memory.
@@ -321,7 +428,7 @@ TEST_F(SessionTest, ABugWhileItIsRecordedLeavesItUnresolved) {
 TEST_F(SessionTest, ABugBeforeTheCallLeavesItsIntentInPeace) {
   const std::string model(kLongModel, 'm');
   start(false, "127.0.0.1", model);
-  allocation_fault.arm(kCopyOfModel, 1, kCopyOfModel);  // not of the call, but of the intent
+  allocation_fault.arm(kCopyOfModel, 3, kCopyOfModel);  // not before it has room: of the intent
   net::send_text(client, request_text(true, model));
   EXPECT_EQ(read_until(client, "\r\n"), "");
   cut();

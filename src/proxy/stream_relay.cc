@@ -1,7 +1,10 @@
 // Streamed replies: what arrives in one read leaves in one write, cut only between events. The
 // terminal event and all after it wait until the outcome is durable.
+#include <algorithm>
 #include <array>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "api/encoded_stream.h"
@@ -21,6 +24,9 @@ constexpr size_t kEventBytesMax = size_t{1} << 20;  // of an unfinished event th
 constexpr std::chrono::seconds kEndWaitMax{1};      // from the terminal event to the body's end
 constexpr size_t kHeldBytesMax = size_t{1} << 20;   // of what comes meanwhile
 constexpr std::string_view kLastChunk = "0\r\n\r\n";
+constexpr Milliseconds kProgressInterval{
+    250};                                    // from one figure that the ledger is told to the next
+constexpr Milliseconds kStallInterval{100};  // between two looks at a disk that does not keep up
 
 // What one write to the client consists of: bytes of the buffer as they are, or edited events.
 class Outgoing {
@@ -77,6 +83,52 @@ std::unique_ptr<StreamReader> make_reader(const Request& request, const Exchange
   return request.endpoint->read_stream(request.call, request.backend->usage);
 }
 
+// Tells the ledger how far a stream has come that may be billed from its running figures: the
+// latest figure, at most once in kProgressInterval. No lock is taken, and nothing allocated, for
+// the chunks between.
+class Progress {
+ public:
+  explicit Progress(const Request& request)
+      : ledger_(request.server.parts().ledger),
+        id_(request.id),
+        is_wanted_(may_bill_running(request)) {}
+
+  void note(const ReplyFacts& facts, MonotonicTime now) {
+    if (!is_wanted_ || facts.is_malformed) return;
+    const std::optional<Figure>& figure =
+        facts.final_figure ? facts.final_figure : facts.running_figure;
+    const bool is_final = facts.final_figure.has_value();
+    if (!figure || (figure == latest_ && is_final == is_final_)) return;
+    latest_ = figure;
+    is_final_ = is_final;
+    is_untold_ = true;
+    if (now >= next_) tell(now);
+  }
+  // When tell() should be called although no other figure came.
+  MonotonicTime due() const { return is_untold_ ? next_ : MonotonicTime::max(); }
+  void tell(MonotonicTime now) {
+    if (!std::exchange(is_untold_, false)) return;
+    ledger_.progress(id_, *latest_, is_final_);
+    next_ = now + kProgressInterval;
+  }
+  // The disk does not keep up with what is told.
+  bool is_stalled() const { return is_wanted_ && ledger_.is_stalled(); }
+  // It has failed meanwhile, and what was told may be gone.
+  void tell_again(MonotonicTime now) {
+    is_untold_ = latest_.has_value();
+    tell(now);
+  }
+
+ private:
+  DurableLedger& ledger_;
+  const ObjectId id_;
+  const bool is_wanted_;
+  std::optional<Figure> latest_;
+  bool is_final_ = false;
+  bool is_untold_ = false;
+  MonotonicTime next_{};
+};
+
 class StreamRelay {
  public:
   StreamRelay(Request& request, Exchange& exchange)
@@ -84,7 +136,8 @@ class StreamRelay {
         exchange_(exchange),
         loop_(request.server.loop()),
         body_(exchange),
-        reader_(make_reader(request, exchange)) {}
+        reader_(make_reader(request, exchange)),
+        progress_(request) {}
 
   net::Task<void> relay_events();    // until the terminal event or the end of the body
   net::Task<void> await_body_end();  // after a terminal event
@@ -99,12 +152,14 @@ class StreamRelay {
   size_t take_pieces();
   size_t take_unfinished(std::string_view left);
   net::Task<void> send_pieces(size_t covered);
+  net::Task<void> await_disk();
 
   Request& request_;
   Exchange& exchange_;
   net::Loop& loop_;
   ReplyBody body_;
   std::unique_ptr<StreamReader> reader_;
+  Progress progress_;
   Outgoing out_;
   std::string head_;        // until it is sent
   std::string held_;        // the terminal event and what came after it
@@ -177,13 +232,30 @@ net::Task<void> StreamRelay::send_pieces(size_t covered) {
   body_.consume(covered);
 }
 
+// What is sent and not recorded could not be billed after a crash: a stream that is billed by its
+// progress does not go on without the disk.
+net::Task<void> StreamRelay::await_disk() {
+  while (progress_.is_stalled() && !request_.server.is_aborting()) {
+    co_await net::Sleep(loop_, loop_.now() + kStallInterval);
+  }
+  progress_.tell_again(loop_.now());
+}
+
 net::Task<void> StreamRelay::relay_events() {
   begin_head();
   for (;;) {
     const size_t covered = take_pieces();
+    const bool is_last = is_holding_ || body_.is_done() || status_ != Status::kMore;
+    if (!is_last) progress_.note(reader_->facts(), loop_.now());
+    if (!is_last && progress_.is_stalled()) co_await await_disk();
     co_await send_pieces(covered);
-    if (is_holding_ || body_.is_done() || status_ != Status::kMore) co_return;
-    status_ = co_await body_.more(loop_.now() + request_.config->timeout_read, kEventBytesMax);
+    if (is_last) co_return;
+    const MonotonicTime deadline = loop_.now() + request_.config->timeout_read;
+    status_ = co_await body_.more(std::min(deadline, progress_.due()), kEventBytesMax);
+    if (status_ == Status::kTimeout && loop_.now() < deadline) {
+      progress_.tell(loop_.now());
+      status_ = co_await body_.more(deadline, kEventBytesMax);
+    }
   }
 }
 

@@ -107,8 +107,9 @@ class Proxy:
                 "threads": 2,
                 "shutdown_timeout": 10,
                 "db": {"uri": self.database.uri},
-                # A tenth of the default, so that no test waits for a second.
-                "ledger": {"ship_interval": 0.1},
+                # A tenth of the default, so that no test waits for a second; and small files, which are
+                # soon made.
+                "ledger": {"ship_interval": 0.1, "max_bytes": 64 << 20},
                 "backends": tables,
             },
             config,
