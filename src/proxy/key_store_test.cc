@@ -17,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include "billing/record.h"
 #include "net/loop.h"
 
 namespace llmproxy {
@@ -316,6 +317,21 @@ TEST_F(KeyStoreTest, AKeyWithoutUserIsRefused) {
   start();
   expect("a", State::kRefused, true);
   expect("a", State::kRefused, false);
+}
+
+// It could not be billed: no record of the ledger would hold its names.
+TEST_F(KeyStoreTest, AKeyWithTooLongNamesIsRefused) {
+  KeyLookup found;
+  found.state = KeyLookup::State::kFound;
+  found.key.id = "key";
+  found.key.user_id.text.assign(kKeyBytesMax - 3, 'u');
+  database->set("fits", found);
+  found.key.user_id.bytes = "b";
+  database->set("too long", found);
+  start();
+  expect("fits", State::kKnown, true);
+  expect("too long", State::kRefused, true);
+  expect("too long", State::kRefused, false);
 }
 
 TEST_F(KeyStoreTest, ARefreshTakesOverWhatTheDatabaseSays) {

@@ -5,13 +5,18 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <stdlib.h>  // mkdtemp is POSIX's
 
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <condition_variable>
 #include <csignal>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <semaphore>
@@ -101,9 +106,10 @@ class Gate {
 
 class GatedFile final : public File {
  public:
-  GatedFile(std::unique_ptr<File> file, Gate& gate) : file_(std::move(file)), gate_(gate) {}
+  GatedFile(std::unique_ptr<File> file, std::shared_ptr<Gate> gate)
+      : file_(std::move(file)), gate_(std::move(gate)) {}
   int write(uint64_t offset, std::string_view bytes) override {
-    const int error = gate_.pass();
+    const int error = gate_->pass();
     return error != 0 ? error : file_->write(offset, bytes);
   }
   int read(uint64_t offset, std::span<char> into, size_t& n) override {
@@ -114,13 +120,13 @@ class GatedFile final : public File {
 
  private:
   const std::unique_ptr<File> file_;
-  Gate& gate_;
+  const std::shared_ptr<Gate> gate_;
 };
 
 class GatedDirectory final : public Directory {
  public:
-  GatedDirectory(std::unique_ptr<Directory> directory, Gate& gate)
-      : directory_(std::move(directory)), gate_(gate) {}
+  GatedDirectory(std::unique_ptr<Directory> directory, std::shared_ptr<Gate> gate)
+      : directory_(std::move(directory)), gate_(std::move(gate)) {}
   int list(std::vector<std::string>& names) override { return directory_->list(names); }
   int open(const std::string& name, std::unique_ptr<File>& file) override {
     return wrap(directory_->open(name, file), file);
@@ -142,7 +148,7 @@ class GatedDirectory final : public Directory {
     return error;
   }
   const std::unique_ptr<Directory> directory_;
-  Gate& gate_;
+  const std::shared_ptr<Gate> gate_;
 };
 
 std::string request_text(bool is_stream, const std::string& model = "m") {
@@ -161,6 +167,32 @@ const std::string kStreamHead =
 
 std::string chunk(const std::string& payload) {
   return fmt::format("{:x}\r\n{}\r\n", payload.size(), payload);
+}
+
+// Says "word N", and that N tokens were made.
+std::string usage_event(int n, bool is_final = false) {
+  return fmt::format(
+      R"(data: {{"choices":[{{"index":0,"delta":{{"content":"word {}"}},"finish_reason":{}}}],)"
+      R"("usage":{{"prompt_tokens":7,"completion_tokens":{}}}}})"
+      "\n\n",
+      n, is_final ? "\"stop\"" : "null", n);
+}
+
+// For what other threads bring about.
+template <class Condition>
+void wait_until(const Condition& condition) {
+  const MonotonicTime limit = monotonic_now() + std::chrono::seconds(20);
+  while (!condition()) {
+    if (monotonic_now() > limit) net::test_failed("not in time");
+    std::this_thread::yield();
+  }
+}
+
+// Nothing comes for a while in which it would have come.
+bool is_quiet(int fd) {
+  constexpr int kQuietMs = 200;
+  pollfd one{fd, POLLIN, 0};
+  return poll(&one, 1, kQuietMs) == 0;
 }
 
 // A name server that answers when it is let to.
@@ -222,7 +254,8 @@ class SessionTest : public testing::Test {
     if (real == nullptr) net::test_failed("open_directory");
     DurableLedger::Settings settings;
     settings.max_bytes = size_t{16} << 20;
-    settings.commit_gap = settings.ship_interval = std::chrono::hours(1);
+    settings.commit_gap = commit_gap;
+    settings.ship_interval = std::chrono::hours(1);
     settings.commit_timeout = commit_timeout;
     auto opened = DurableLedger::open(std::make_unique<GatedDirectory>(std::move(real), gate),
                                       database, log, settings);
@@ -230,10 +263,14 @@ class SessionTest : public testing::Test {
     ledger = std::move(*opened);
   }
   ~SessionTest() override {
+    gate->open();
+    if (thread.joinable()) {  // the test has failed
+      server->abort();
+      thread.join();
+    }
     close(client);
     if (backend_fd >= 0) close(backend_fd);
     keys.reset();  // before the server's loop
-    gate.open();
     ledger.reset();
     std::filesystem::remove_all(ledger_directory);
   }
@@ -253,6 +290,17 @@ class SessionTest : public testing::Test {
     backend_fd = backend.accept();
     EXPECT_NE(read_until(backend_fd, "]").find("POST /v1/chat/completions"), std::string::npos);
   }
+  // These two counts stand side by side in one of the ledger's files.
+  bool is_recorded(uint64_t prompt_n, uint64_t completion_n) const {
+    const std::array<uint64_t, 2> counts{prompt_n, completion_n};
+    const std::string_view wanted(reinterpret_cast<const char*>(counts.data()), sizeof counts);
+    const std::filesystem::directory_iterator files(ledger_directory / "ledger");
+    return std::any_of(begin(files), end(files), [&](const auto& file) {
+      std::ifstream stream(file.path(), std::ios::binary);
+      const std::string bytes{std::istreambuf_iterator<char>(stream), {}};
+      return bytes.find(wanted) != std::string::npos;
+    });
+  }
   void cut() {
     server->abort();
     server->abort();  // a second signal changes nothing
@@ -267,9 +315,10 @@ class SessionTest : public testing::Test {
   int client = -1;
   uint64_t requests_read = 1;
   std::shared_ptr<AnyKey> database;
-  Milliseconds commit_timeout{std::chrono::hours(1)};
+  Milliseconds commit_timeout{std::chrono::hours(1)}, commit_gap{std::chrono::hours(1)};
   UsagePolicy usage = UsagePolicy::kAsk;
-  Gate gate;
+  // Shared with the ledger's threads, which may be left behind.
+  const std::shared_ptr<Gate> gate = std::make_shared<Gate>();
   std::filesystem::path ledger_directory;
   std::unique_ptr<DurableLedger> ledger;
   ObjectIdMint ids;
@@ -405,6 +454,154 @@ TEST_F(SessionTest, AStreamWhoseEndCannotBeRecordedIsCut) {
   EXPECT_FALSE(rest.ends_with("0\r\n\r\n")) << rest;
   cut();
   EXPECT_EQ(server->counters().billed.get(), 1u);  // it waits in the ledger
+}
+
+TEST_F(SessionTest, ALoneRequestPaysOneCommitAndALoneStreamTwo) {
+  start(false);
+  requests_read = 2;
+  net::send_text(client, request_text(false));
+  take_call();
+  net::send_text(backend_fd, kPlainReply);
+  EXPECT_NE(read_until(client, "}}").find("200 OK"), std::string::npos);
+  EXPECT_EQ(ledger->counts().commits, 1u);
+  net::send_text(client, request_text(true));
+  EXPECT_NE(read_until(backend_fd, "]").find("POST"), std::string::npos);
+  net::send_text(backend_fd, kStreamHead + chunk(usage_event(3, true)) + chunk("data: [DONE]\n\n") +
+                                 "0\r\n\r\n");
+  EXPECT_NE(read_until(client, "0\r\n\r\n").find("[DONE]"), std::string::npos);
+  EXPECT_EQ(ledger->counts().commits, 3u);
+  cut();
+  EXPECT_EQ(ledger->counts().billed, 2u);
+}
+
+TEST_F(SessionTest, WhileTheDiskFailsNothingIsSentAndNothingIsCharged) {
+  start(false);
+  requests_read = 2;
+  gate->fail(EIO);
+  net::send_text(client, request_text(true));
+  take_call();
+  net::send_text(backend_fd, kStreamHead + chunk("data: {\"choices\":[{}]}\n\n"));
+  const std::string reply = read_until(client, "}}");
+  EXPECT_EQ(reply.substr(0, 13), "HTTP/1.1 503 ");
+  EXPECT_NE(reply.find("x-should-retry: false"), std::string::npos) << "it was worked for";
+  EXPECT_EQ(reply.find("choices"), std::string::npos);
+  net::send_text(client, request_text(false));
+  const std::string refusal = read_until(client, "}}");
+  EXPECT_EQ(refusal.substr(0, 13), "HTTP/1.1 503 ");
+  EXPECT_NE(refusal.find("\"overloaded\""), std::string::npos) << refusal;
+  EXPECT_NE(refusal.find("Retry-After: "), std::string::npos) << refusal;
+  EXPECT_EQ(ledger->refusal(), "the ledger's disk fails: Input/output error");
+  gate->open();
+  cut();
+  EXPECT_EQ(ledger->counts().free, 1u);
+  EXPECT_EQ(ledger->counts().accepted, 1u);
+}
+
+TEST_F(SessionTest, WhileTheDiskIsSlowAnswersWaitAndNewWorkIsRefused) {
+  commit_timeout = Milliseconds(1);
+  start(false);
+  gate->close();
+  net::send_text(client, request_text(false));
+  take_call();
+  net::send_text(backend_fd, kPlainReply);
+  gate->wait_for_write();
+  wait_until([&] { return ledger->is_stalled(); });
+  EXPECT_FALSE(ledger->reserve({}));
+  EXPECT_NE(ledger->refusal().find("disk is slow"), std::string::npos) << ledger->refusal();
+  EXPECT_TRUE(is_quiet(client)) << "before its bill is recorded";
+  gate->open();
+  EXPECT_NE(read_until(client, "}}").find("200 OK"), std::string::npos);
+  cut();
+  EXPECT_EQ(ledger->counts().billed, 1u);
+}
+
+// The outcome is recorded when the disk works again, however long that takes.
+TEST_F(SessionTest, AStreamsOutcomeWaitsForTheDisk) {
+  start(false);
+  net::send_text(client, request_text(true));
+  take_call();
+  net::send_text(backend_fd, kStreamHead + chunk(usage_event(3, true)));
+  EXPECT_EQ(read_until(client, "\n\n").substr(0, 13), "HTTP/1.1 200 ");
+  gate->fail(EIO);
+  net::send_text(backend_fd, chunk("data: [DONE]\n\n") + "0\r\n\r\n");
+  wait_until([&] { return ledger->is_stalled(); });
+  EXPECT_EQ(ledger->counts().billed, 1u);
+  gate->open();
+  EXPECT_NE(read_until(client, "0\r\n\r\n").find("[DONE]"), std::string::npos);
+  cut();
+}
+
+// The last figure is told when its turn comes, although no other event does.
+TEST_F(SessionTest, ContinuousStreamsTellTheirProgress) {
+  usage = UsagePolicy::kContinuous;
+  commit_gap = Milliseconds(1);
+  start(false);
+  net::send_text(client, request_text(true));
+  take_call();
+  net::send_text(backend_fd, kStreamHead);
+  EXPECT_EQ(read_until(client, "\r\n\r\n").substr(0, 13), "HTTP/1.1 200 ");
+  for (int n = 1; n <= 20; ++n) {
+    net::send_text(backend_fd, chunk(usage_event(n)));
+    read_until(client, "\n\n");
+  }
+  wait_until([&] { return is_recorded(7, 20); });
+  EXPECT_LT(ledger->counts().commits, 10u) << "not one for each";
+  cut();
+  EXPECT_EQ(ledger->counts().billed, 1u);
+}
+
+TEST_F(SessionTest, OtherStreamsTellNoProgress) {
+  start(false);
+  net::send_text(client, request_text(true));
+  take_call();
+  net::send_text(backend_fd, kStreamHead + chunk(usage_event(1)));
+  EXPECT_EQ(read_until(client, "\n\n").substr(0, 13), "HTTP/1.1 200 ");
+  cut();
+  EXPECT_EQ(ledger->counts().unresolved, 1u);
+  EXPECT_EQ(ledger->counts().commits, 2u);
+}
+
+TEST_F(SessionTest, AContinuousStreamDoesNotOutrunTheDisk) {
+  commit_timeout = Milliseconds(1);
+  usage = UsagePolicy::kContinuous;
+  commit_gap = Milliseconds(1);
+  start(false);
+  net::send_text(client, request_text(true));
+  take_call();
+  net::send_text(backend_fd, kStreamHead);
+  EXPECT_EQ(read_until(client, "\r\n\r\n").substr(0, 13), "HTTP/1.1 200 ");
+  gate->close();
+  net::send_text(backend_fd, chunk(usage_event(1)));
+  EXPECT_NE(read_until(client, "\n\n").find("word 1"), std::string::npos);
+  gate->wait_for_write();
+  wait_until([&] { return ledger->is_stalled(); });
+  net::send_text(backend_fd, chunk(usage_event(2)));
+  EXPECT_TRUE(is_quiet(client)) << "what could not be billed after a crash";
+  gate->open();
+  EXPECT_NE(read_until(client, "\n\n").find("word 2"), std::string::npos);
+  cut();
+  EXPECT_EQ(ledger->counts().billed, 1u);
+}
+
+TEST_F(SessionTest, AContinuousStreamThatWaitsForTheDiskIsCut) {
+  usage = UsagePolicy::kContinuous;
+  commit_gap = Milliseconds(1);
+  start(false);
+  net::send_text(client, request_text(true));
+  take_call();
+  net::send_text(backend_fd, kStreamHead);
+  EXPECT_EQ(read_until(client, "\r\n\r\n").substr(0, 13), "HTTP/1.1 200 ");
+  gate->fail(EIO);
+  net::send_text(backend_fd, chunk(usage_event(1)));
+  wait_until([&] { return ledger->is_stalled(); });
+  net::send_text(backend_fd, chunk(usage_event(2)));
+  EXPECT_NE(read_until(client, "\n\n").find("word 1"), std::string::npos);
+  EXPECT_TRUE(is_quiet(client));
+  server->abort();
+  wait_until([&] { return ledger->counts().billed > 0; });
+  EXPECT_TRUE(ledger->is_stalled());
+  gate->open();
+  cut();
 }
 
 // A name whose copies are told from all other allocations by their size.
