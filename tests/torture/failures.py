@@ -9,17 +9,18 @@ import random
 import signal
 
 from . import faults
-from .life import Problem
+from .life import Problem, merge
 from .oracle import FREE, WRONG
 from .scenarios import BY_NAME, Scenario
 from rig.wait import Late, wait_until
 
 KINDS = "wstnor"
-WHILE_CALLS = 12  # of a fault that heals by itself
-HANG_MS = 400
+WHILE_CALLS = 3  # of a fault that heals by itself
+HANG_US = 400_000
 COMMIT_TIMEOUT = 0.1  # while a write hangs
-HEAL_SECONDS = 6  # until there is work again: a probe a second, and what waited
+HEAL_SECONDS = 8  # until there is work again: a probe a second, and what waited
 STAYS_SECONDS = 0.4  # a load on a fault that stays
+KILL_SHARE, KILL_SHARE_STAYS = 0.5, 0.95  # ended by SIGKILL, not by SIGTERM
 RESTART_SHARE = 0.2  # of the points whose next start suffers a fault as well
 RESTART_CALLS = 60
 EXITS = {0, 69, 70, 74, 75, 78}  # sysexits.h: with a line that says why
@@ -35,7 +36,7 @@ WAYS = {
     "short-ever": {"do": "short", "calls": faults.FOREVER},
     "torn-once": {"do": "torn", "errno": errno.EIO},
     "torn-ever": {"do": "torn", "errno": errno.EIO, "calls": faults.FOREVER},
-    "hang": {"do": "hang", "ms": HANG_MS},
+    "hang": {"do": "hang", "us": HANG_US},
 }
 FITTING = {
     "w": list(WAYS),
@@ -59,7 +60,7 @@ SCENARIOS = {
     "roll": BY_NAME["roll"],
 }
 # A fault that stays must not hold the rig up.
-CONFIG = {"shutdown_timeout": 0.2, "flush_timeout": 0.2}
+CONFIG = {"shutdown_timeout": 0.2, "flush_timeout": 0.2, "ledger": {"commit_timeout": 0.3}}
 
 
 def count(worker, name):
@@ -98,17 +99,18 @@ def _words(number, way, rng):
 def _suffer(worker, scenario, number, way, rng):
     config = {"ledger": {"commit_timeout": COMMIT_TIMEOUT}} if way == "hang" else {}
     stays = WAYS[way].get("calls") == faults.FOREVER
-    with worker.life(scenario, **CONFIG, **config) as life:
+    with worker.life(scenario, **merge(CONFIG, config)) as life:
         fault = worker.faults(life, **_words(number, way, rng))
         life.launch(fault)
         if life.wait_ready():
             _work(life, scenario, heals=not stays)
-        _end(life, rng)
+        kill_share = KILL_SHARE_STAYS if stays else KILL_SHARE
+        _end(life, kill_share, rng)
         is_hit = fault.hits > 0
         while rng.random() < RESTART_SHARE:
             life.launch(worker.faults(life, **_words(rng.randint(1, RESTART_CALLS), rng.choice(list(WAYS)), rng)))
             life.wait_ready()
-            _end(life, rng)
+            _end(life, kill_share, rng)
         life.proxy.config["shutdown_timeout"] = life.proxy.config["flush_timeout"] = 10
         return is_hit, [*_statuses(life), *life.prove()]
 
@@ -131,10 +133,10 @@ def _work(life, scenario, heals):
 _LISTS = (["stream", "plain"] * 2, ["plain", "running", "silent"], ["gone", "plain", "slow"])
 
 
-def _end(life, rng):
-    """By SIGTERM or SIGKILL, whatever comes first."""
+def _end(life, kill_share, rng):
+    """By SIGTERM or SIGKILL. While the disk fails for ever a stop waits for its sessions, 10 s."""
     life.crowd.release.set()
-    if rng.random() < 0.5 and not life.is_over():
+    if rng.random() < kill_share and not life.is_over():
         life.kill()
     status = life.terminate()
     if status not in EXITS | {-signal.SIGKILL}:

@@ -5,22 +5,24 @@
 // three times as long), counts per thread, and cannot write a part. This library counts over all threads with
 // one atomic number, at no cost that could be measured.
 //
-// What goes through it is what the program and SQLite call by name in libc: strace shows the same calls
-// (tests/test_torture.py compares the two). Calls go on by syscall(2), so that nothing is looked up at run time.
+// What goes through it is what the program and SQLite call by name in libc (strace shows the same calls, but for
+// those of libc's own streams). Calls go on by syscall(2), so that nothing is looked up at run time.
 //
 //   FAULTS_PREFIX   absolute path: files at it or below it count
 //   FAULTS_REPORT   file that this makes and shares: struct Report
 //   FAULTS_KINDS    letters of what counts: w write, s sync, t truncate, n names, o open, r read, l lock
 //   FAULTS_AT       the number of the call that it begins at, from 1; 0: it only counts
 //   FAULTS_UNTIL    the number of the last call that fails; default: FAULTS_AT
-//   FAULTS_DO       kill-before, kill-after, kill-torn (a part is written), fail, short (a part is written, and
-//                   said so), torn (a part is written, and it fails), hang, or nosync: nothing is ever made durable
+//   FAULTS_DO       kill-before, kill-after, kill-torn (a part is written), kill-late (some time after it), fail,
+//                   short (a part is written, and said so), torn (a part is written, and it fails), hang, or
+//                   nosync: nothing is ever made durable
 //   FAULTS_ERRNO    of fail and torn
 //   FAULTS_PART     how much of a torn write goes out, in 256ths
-//   FAULTS_MS       how long hang hangs
+//   FAULTS_US       microseconds: how long hang hangs, how late kill-late is
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -48,12 +50,13 @@ struct Report {
   char order[CALLS_MAX];         // the kind of each that counted
 };
 
-enum Harm { NONE, KILL_BEFORE, KILL_AFTER, KILL_TORN, FAIL, SHORT, TORN, HANG, NOSYNC };
-static const char* const kHarms[] = {"", "kill-before", "kill-after", "kill-torn", "fail", "short", "torn", "hang", "nosync"};
+enum Harm { NONE, KILL_BEFORE, KILL_AFTER, KILL_TORN, KILL_LATE, FAIL, SHORT, TORN, HANG, NOSYNC };
+static const char* const kHarms[] = {"",     "kill-before", "kill-after", "kill-torn", "kill-late",
+                                     "fail", "short",       "torn",       "hang",      "nosync"};
 
 static char prefix[4096];
 static size_t prefix_size;
-static unsigned long at, until, part = 128, hang_ms;
+static unsigned long at, until, part = 128, pause_us;
 static int harm_errno = EIO;
 static enum Harm harm;
 static int counted[KIND_COUNT];
@@ -78,7 +81,7 @@ __attribute__((constructor)) static void begin(void) {
   at = number_of("FAULTS_AT", 0);
   until = number_of("FAULTS_UNTIL", at);
   part = number_of("FAULTS_PART", part);
-  hang_ms = number_of("FAULTS_MS", 0);
+  pause_us = number_of("FAULTS_US", 0);
   harm_errno = (int)number_of("FAULTS_ERRNO", EIO);
   const char* name = getenv("FAULTS_DO");
   for (int i = 0; name != NULL && i <= NOSYNC; ++i)
@@ -114,6 +117,19 @@ static void die(void) {
   for (;;) pause();
 }
 
+static void rest(void) {
+  struct timespec left = {(time_t)(pause_us / 1000000), (long)(pause_us % 1000000) * 1000};
+  while (nanosleep(&left, &left) == -1 && errno == EINTR) {
+  }
+}
+
+static void* die_late(void* unused) {
+  (void)unused;
+  rest();
+  die();
+  return NULL;
+}
+
 // Counts one call. What harm it comes to: KILL_BEFORE has happened by then, HANG is over.
 static enum Harm count(char kind) {
   const long index = strchr(KINDS, kind) - KINDS;
@@ -124,11 +140,9 @@ static enum Harm count(char kind) {
   if (at == 0 || n < at || n > until) return NONE;
   atomic_fetch_add(&report->hits, 1);
   if (harm == KILL_BEFORE) die();
-  if (harm == HANG) {
-    struct timespec rest = {(time_t)(hang_ms / 1000), (long)(hang_ms % 1000) * 1000000};
-    while (nanosleep(&rest, &rest) == -1 && errno == EINTR) {
-    }
-  }
+  if (harm == HANG) rest();
+  pthread_t thread;
+  if (harm == KILL_LATE && pthread_create(&thread, NULL, die_late, NULL) != 0) die();
   return harm;
 }
 

@@ -9,6 +9,7 @@ from .scenarios import BY_NAME
 
 RESTART_SHARE = 0.35  # of the points whose next start is killed too; of those, again so many
 RESTART_CALLS = 90  # a start that is killed dies at one of so many calls; a later one is a stop's
+LATE_US = 4000  # kill-late comes within so many microseconds
 
 
 def count(worker, name):
@@ -31,6 +32,7 @@ def points(order):
     for number, kind in enumerate(order, 1):
         yield number, "kill-before"
         yield number, "kill-after"
+        yield number, "kill-late"
         if kind == "w":
             yield number, "kill-torn"
 
@@ -47,7 +49,7 @@ def run(worker, name, number, how, seed):
 
 def _kill(worker, scenario, number, how, rng):
     with worker.life(scenario) as life:
-        first = worker.faults(life, kinds=faults.CHANGES, at=number, do=how, part=rng.randrange(256))
+        first = _harm(worker, life, number, how, rng)
         life.launch(first)
         if life.wait_ready():
             scenario.load(life)
@@ -58,11 +60,15 @@ def _kill(worker, scenario, number, how, rng):
         return is_hit, life.prove()
 
 
+def _harm(worker, life, number, how, rng):
+    part, late = rng.randrange(256), rng.randrange(LATE_US)
+    return worker.faults(life, kinds=faults.CHANGES, at=number, do=how, part=part, us=late)
+
+
 def _kill_start(worker, life, rng):
     """A start that dies on its way, or in the stop that follows."""
-    how = rng.choice(["kill-before", "kill-after", "kill-torn"])
-    number = rng.randint(1, RESTART_CALLS)
-    life.launch(worker.faults(life, kinds=faults.CHANGES, at=number, do=how, part=rng.randrange(256)))
+    how = rng.choice(["kill-before", "kill-after", "kill-torn", "kill-late"])
+    life.launch(_harm(worker, life, rng.randint(1, RESTART_CALLS), how, rng))
     life.wait_ready()
     _end(life)
 

@@ -12,7 +12,7 @@ from rig.wait import SCALE, wait_until
 from . import ledger_files, load, oracle
 
 START_SECONDS = 10 * SCALE
-STOP_SECONDS = 15 * SCALE
+STOP_SECONDS = 30 * SCALE
 
 # Small and fast: what is rare in production (a batch, a new segment, a mark) happens many times a second.
 CONFIG = {
@@ -59,6 +59,7 @@ class Life:
     def launch(self, faults=None):
         """Starts one; it may die at once."""
         self.proxy.write_config()
+        self.is_stopping = False
         self.proxy.launch(env=faults.environment if faults else None)
 
     def wait_ready(self):
@@ -95,10 +96,15 @@ class Life:
             raise Problem(f"the proxy ended with {status}\n{self.tail()}")
 
     def terminate(self):
-        """SIGTERM, and its status."""
+        """SIGTERM, unless it had one: the second cuts what is in flight. Its status."""
+        if not self.is_stopping:
+            self.signal_stop()
+        return self.wait_end()
+
+    def signal_stop(self):
+        self.is_stopping = True
         if not self.is_over():
             self.proxy.signal(signal.SIGTERM)
-        return self.wait_end()
 
     def kill(self):
         self.proxy.process.kill()
@@ -162,6 +168,7 @@ class Template:
     """A life that has ended, whose files others begin with."""
 
     def __init__(self, life, directory):
+        (life.directory / "stderr").unlink()
         life.directory.rename(directory)
         self.directory = directory
         self.requests = life.crowd.journal.copy()

@@ -15,6 +15,7 @@ from . import oracle
 #   stream, silent          streamed, with and without a figure
 #   slow                    streamed; its end waits until the load lets it go
 #   running                 streamed by a backend that is `continuous`: running figures
+#   long                    the same; its end waits as that of a slow one
 #   gone                    streamed; its client leaves with a RST after the first event
 #   refused, refused_stream the backend answers 500
 SLOW_SECONDS = 5.0  # a slow stream goes on by itself after this
@@ -66,11 +67,11 @@ class Crowd:
         exchange.open()
         for step, word in enumerate(("a", "b", "c"), 1):
             extra = {}
-            if request.kind == "running":
+            if request.kind in oracle.CONTINUOUS:
                 figure = oracle.completion_of(request.number) * step // oracle.RUNNING_STEPS
                 extra["usage"] = sse.usage(request.number, figure)
             exchange.write(sse.chunk(word, **extra))
-            if step == 1 and request.kind == "slow":
+            if step == 2 and request.kind in ("slow", "long"):
                 self.release.wait(SLOW_SECONDS)
         exchange.write(sse.chunk(finish="stop"))
         if request.kind != "silent":
@@ -134,11 +135,12 @@ def ask(connection, request):
     if reply.status != 200:
         connection.read_body(reply)
         return reply.header("Connection") != "close"
-    request.began = True
     if not request.is_streamed:
+        request.began = True
         request.whole = True  # I2: of a plain answer everything waits for its outcome
         connection.read_body(reply)
     for event in connection.events(reply) if request.is_streamed else ():
+        request.began = True
         if event == sse.DONE:
             request.whole = True
         if request.kind == "gone":

@@ -23,7 +23,8 @@ LOST, DOUBLE, WRONG = "lost", "double", "wrong"
 FIRST_NUMBER = 1000
 
 # What the backend does with it: see load.py.
-STREAMED = {"stream", "running", "silent", "slow", "gone", "refused_stream"}
+CONTINUOUS = {"running", "long"}
+STREAMED = CONTINUOUS | {"stream", "silent", "slow", "gone", "refused_stream"}
 WITHOUT_FIGURE = {"silent", "plain_silent"}
 FREE = {"refused", "refused_stream"}
 RUNNING_STEPS = 4
@@ -44,7 +45,7 @@ class Request:
         self.ids = set()  # under which the backend was asked
         self.status = None
         self.id = None  # that its client was told
-        self.began = False  # its client has a byte of a 200
+        self.began = False  # its client has an event of a stream, or anything of a plain answer
         self.whole = False  # its client has the terminal event, or of a plain answer anything: both wait for the bill
         self.ended = False  # the backend has answered to its end
         self.error = None
@@ -57,7 +58,7 @@ class Request:
         """The completion counts that its event may have, the final one last."""
         final = completion_of(self.number)
         running = [final * step // RUNNING_STEPS for step in range(1, RUNNING_STEPS)]
-        return [*running, final] if self.kind == "running" else [final]
+        return [*running, final] if self.kind in CONTINUOUS else [final]
 
     def copy(self):
         """As it is now, for a judgement of this moment."""
@@ -164,7 +165,7 @@ def _judge_absence(request, events, truth, all_lived):
 
 
 def model_of(kind):
-    return "continuous" if kind == "running" else "m"
+    return "continuous" if kind in CONTINUOUS else "m"
 
 
 def _seconds(date):

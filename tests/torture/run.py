@@ -20,6 +20,7 @@ from .worker import Worker
 ROOT = faults.ROOT
 SECONDS = 1200
 PROCESSES = 2
+WAITING = {"fault": 4}  # so many times as many workers in a phase that mostly waits for the proxy to try again
 # Shares of the budget. What ends early leaves its rest to the next.
 SHARES = {"kill": 0.32, "fault": 0.34, "power": 0.2, "control": 0.04, "simulation": 0.1}
 CONTROL_LIVES = 3
@@ -75,12 +76,12 @@ def _line(name, row):
 # Workers. Each yields Results until its time is over, and tells of points as (name, how many there are).
 
 
-def _sweep(worker, module, names, index, processes, seed, deadline):
+def _sweep(worker, module, names, index, count, seed, deadline):
     """Its share of the points of all scenarios, drawn by seed; again with other seeds when all were tried."""
     all_points = []
     for name in names:
-        order = module.count(worker, name)
-        mine = [(name, number, how) for number, how in module.points(order) if number % processes == index]
+        order = module.count(worker, name)  # their numbers differ a little from run to run
+        mine = [(name, number, how) for number, how in module.points(order) if number % count == index]
         all_points += mine
         row = collections.Counter(module.row(name, how) for name, _, how in mine)
         yield from row.items()
@@ -93,25 +94,25 @@ def _sweep(worker, module, names, index, processes, seed, deadline):
             yield module.run(worker, name, number, how, rng.randrange(10**6))
 
 
-def kill_sweep(worker, options, index, deadline):
+def kill_sweep(worker, options, index, count, deadline):
     names = options.scenarios or list(scenarios.BY_NAME)
-    yield from _sweep(worker, kills, names, index, options.processes, options.seed, deadline)
+    yield from _sweep(worker, kills, names, index, count, options.seed, deadline)
 
 
-def fault_sweep(worker, options, index, deadline):
+def fault_sweep(worker, options, index, count, deadline):
     names = list(failures.SCENARIOS)
-    yield from _sweep(worker, failures, names, index, options.processes, options.seed, deadline)
+    yield from _sweep(worker, failures, names, index, count, options.seed, deadline)
 
 
-def power_cuts(worker, options, index, deadline):
+def power_cuts(worker, options, index, count, deadline):
     with power.machine(worker, options.filesystem) as machine:
         number = index
         while time.monotonic() < deadline:
             yield from power.run_life(worker, machine, number, options.seed)
-            number += options.processes
+            number += count
 
 
-def controls(worker, options, index, deadline):
+def controls(worker, options, index, count, deadline):
     """Those of worker 0 alone: the bills that they lose are what is wanted."""
     if index != 0:
         return
@@ -126,12 +127,12 @@ def controls(worker, options, index, deadline):
 PHASES = {"kill": kill_sweep, "fault": fault_sweep, "power": power_cuts, "control": controls}
 
 
-def _work(phase, options, index, deadline, queue):
+def _work(phase, options, index, count, deadline, queue):
     try:
         directory = pathlib.Path(options.directory) / f"{phase}{index}"
         worker = Worker(directory, options.failures)
         try:
-            for item in PHASES[phase](worker, options, index, deadline):
+            for item in PHASES[phase](worker, options, index, count, deadline):
                 queue.put(item)
         finally:
             worker.close()
@@ -145,9 +146,10 @@ def run_phase(phase, options, deadline, table):
     """Raises RuntimeError when a worker could not go on."""
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
+    count = options.processes * WAITING.get(phase, 1)
     workers = [
-        context.Process(target=_work, args=(phase, options, index, deadline, queue))
-        for index in range(options.processes)
+        context.Process(target=_work, args=(phase, options, index, count, deadline, queue))
+        for index in range(count)
     ]
     for worker in workers:
         worker.start()

@@ -3,6 +3,8 @@
 import signal
 import time
 
+PROGRESS_SECONDS = 1.3  # the ledger records figures that advanced once a second
+
 
 class Scenario:
     """`load(life)` runs while the process may die at any moment; after it comes SIGTERM. `template`: what
@@ -62,9 +64,36 @@ def _shutdown(life):
     """SIGTERM while streams are open; they may end."""
     life.crowd.start(life.proxy, ["slow"], ["stream"] * 6, ["plain"] * 6, is_over=life.is_over)
     time.sleep(0.004)
-    if not life.is_over():
-        life.proxy.signal(signal.SIGTERM)
+    life.signal_stop()
     life.crowd.release.set()
+
+
+def _cut(life):
+    """And a second one, which cuts them."""
+    life.crowd.start(life.proxy, ["slow"], ["long"], ["stream"] * 6, ["plain"] * 6, is_over=life.is_over)
+    time.sleep(0.004)
+    life.signal_stop()
+    time.sleep(0.002)
+    life.signal_stop()
+
+
+def _progress(life):
+    """Long enough that running figures are recorded."""
+    life.crowd.start(life.proxy, ["long"], ["long"], ["stream"], is_over=life.is_over)
+    end = time.monotonic() + PROGRESS_SECONDS
+    while time.monotonic() < end and not life.is_over():
+        time.sleep(0.01)
+    life.crowd.release.set()
+
+
+def _lost_replies(life):
+    """The database takes what it is sent, and its replies vanish: nothing may be there twice."""
+    _run(life, ["plain"])
+    life.database.wire.set("lose")
+    _run(life, ["stream", "plain"] * 2)
+    time.sleep(0.02)
+    life.database.wire.set("pass")
+    _run(life, ["stream", "plain"])
 
 
 def _quiet(_):
@@ -80,9 +109,12 @@ ALL = [
     Scenario("roll", _roll, template="backlog"),
     Scenario("reload", _reload),
     Scenario("shutdown", _shutdown),
+    Scenario("cut", _cut),
+    Scenario("progress", _progress),
     Scenario("start", _quiet, template="backlog"),
     Scenario("first", _quiet, template=None),
     Scenario("mongo", _stream, database="mongo"),
     Scenario("mongo-outage", _outage, database="mongo"),
+    Scenario("mongo-replies", _lost_replies, database="mongo"),
 ]
 BY_NAME = {scenario.name: scenario for scenario in ALL}
