@@ -13,12 +13,13 @@
 //   FAULTS_KINDS    letters of what counts: w write, s sync, t truncate, n names, o open, r read, l lock
 //   FAULTS_AT       the number of the call that it begins at, from 1; 0: it only counts
 //   FAULTS_UNTIL    the number of the last call that fails; default: FAULTS_AT
-//   FAULTS_DO       kill-before, kill-after, kill-torn (a part is written), kill-late (some time after it), fail,
-//                   short (a part is written, and said so), torn (a part is written, and it fails), hang, or
+//   FAULTS_DO       kill-before and kill-torn (a part is written): the call hangs, so that who does not wait for it
+//                   goes on, and then all dies; kill-after: at once; kill-late: the process goes on for a while;
+//                   fail, short (a part is written, and said so), torn (a part is written, and it fails), hang;
 //                   nosync: nothing is ever made durable
 //   FAULTS_ERRNO    of fail and torn
 //   FAULTS_PART     how much of a torn write goes out, in 256ths
-//   FAULTS_US       microseconds: how long hang hangs, how late kill-late is
+//   FAULTS_US       microseconds: how long the call hangs, how late kill-late is
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -139,8 +140,8 @@ static enum Harm count(char kind) {
   if (n <= CALLS_MAX) report->order[n - 1] = kind;
   if (at == 0 || n < at || n > until) return NONE;
   atomic_fetch_add(&report->hits, 1);
+  if (harm == KILL_BEFORE || harm == HANG) rest();
   if (harm == KILL_BEFORE) die();
-  if (harm == HANG) rest();
   pthread_t thread;
   if (harm == KILL_LATE && pthread_create(&thread, NULL, die_late, NULL) != 0) die();
   return harm;
@@ -186,6 +187,7 @@ static long write_all(int fd, const char* data, size_t size, off_t offset, int i
       return -1;
     case KILL_TORN:
       write_part(fd, data, size, offset, is_positioned);
+      rest();
       die();
       break;
     default:

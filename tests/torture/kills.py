@@ -9,6 +9,7 @@ from .scenarios import BY_NAME
 
 RESTART_SHARE = 0.35  # of the points whose next start is killed too; of those, again so many
 RESTART_CALLS = 90  # a start that is killed dies at one of so many calls; a later one is a stop's
+TWICE_SHARE = 0.1  # of the points after which a start with nothing to do is looked at
 LATE_US = 4000  # kill-late comes within so many microseconds
 
 
@@ -57,7 +58,7 @@ def _kill(worker, scenario, number, how, rng):
         is_hit = first.hits > 0
         while rng.random() < RESTART_SHARE:
             _kill_start(worker, life, rng)
-        return is_hit, life.prove()
+        return is_hit, life.prove(twice=rng.random() < TWICE_SHARE)
 
 
 def _harm(worker, life, number, how, rng):

@@ -147,8 +147,9 @@ class Life:
 
     # The judgement.
 
-    def prove(self, all_lived=False):
-        """Starts it where it is left, sees that it works, lets it ship, stops it, and judges."""
+    def prove(self, twice=False):
+        """Starts it where it is left, sees that it works, lets it ship, stops it, and judges; `twice`: the next
+        start finds nothing to do, and changes nothing."""
         self.crowd.release.set()
         self.start()
         self.add_keys()
@@ -156,7 +157,14 @@ class Life:
             if not self.ask(kind):
                 return [(oracle.WRONG, f"no work after the start: {self.crowd.journal.copy()[-1]}\n{self.tail()}")]
         self.stop()
-        return self.judge(all_lived)
+        problems = self.judge()
+        if twice and not problems:
+            self.start()
+            if self.proxy.lines("ledger:"):
+                raise Problem(f"a start after a clean stop had work\n{self.tail()}")
+            self.stop()
+            problems = self.judge()
+        return problems
 
     def judge(self, all_lived=False):
         unresolved, dead = ledger_files.read(self.data / "ledger")
