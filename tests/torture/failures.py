@@ -105,7 +105,7 @@ def _suffer(worker, scenario, number, way, rng):
         if life.wait_ready():
             _work(life, scenario, heals=not stays)
         kill_share = KILL_SHARE_STAYS if stays else KILL_SHARE
-        _end(life, kill_share, rng)
+        _end(life, kill_share if fault.hits else 0, rng)  # a number of the stop's calls is for the stop
         is_hit = fault.hits > 0
         while rng.random() < RESTART_SHARE:
             life.launch(worker.faults(life, **_words(rng.randint(1, RESTART_CALLS), rng.choice(list(WAYS)), rng)))

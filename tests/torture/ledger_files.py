@@ -5,6 +5,7 @@ import struct
 
 _BLOCK_AT, _HEADER_FIXED = 12, 24
 _UNRESOLVED, _DEAD, _EVENT, _FREE, _CLOSED = 5, 7, 3, 4, 8
+_SEGMENT = "[0-9a-f]" * 16 + ".segment"  # others are in quarantine
 
 
 class Bad(AssertionError):
@@ -59,7 +60,7 @@ def read(directory):
     if side.exists():
         records += _side(side.read_bytes())
     segments = []
-    for path in sorted(directory.glob("*.segment")):
+    for path in sorted(directory.glob(_SEGMENT)):
         data = path.read_bytes()
         if any(data[:4096]):  # else a spare one
             segments.append((*_header(data, path.name), data))

@@ -47,7 +47,8 @@ class Missing(Exception):
     """What the machine must have, in words."""
 
 
-def _run(*command):
+def run(*command):
+    """A program of the system that must succeed."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode != 0:
         raise Missing(f"{' '.join(map(str, command))}: {done.stderr.strip()}")
@@ -80,11 +81,11 @@ class Machine:
         self._store.mkdir()
         with open(self._file, "wb") as file:
             file.truncate(XFS_BYTES)
-        _run("mkfs.xfs", "-q", "-m", "reflink=1", self._file)
-        _run("mount", "-o", "loop", self._file, self._store)
+        run("mkfs.xfs", "-q", "-m", "reflink=1", self._file)
+        run("mount", "-o", "loop", self._file, self._store)
         with open(self._blank, "wb") as file:
             file.truncate(DISK_BYTES[filesystem])
-        _run(*MAKE[filesystem], self._blank)
+        run(*MAKE[filesystem], self._blank)
 
     def close(self):
         self.unmount()
@@ -95,12 +96,12 @@ class Machine:
         clone(self._blank, self.disk)
 
     def mount(self, image):
-        _run("mount", "-o", "loop", image, self._mount_point)
+        run("mount", "-o", "loop", image, self._mount_point)
         self._is_mounted = True
 
     def unmount(self):
         if self._is_mounted:
-            _run("umount", self._mount_point)
+            run("umount", self._mount_point)
             self._is_mounted = False
 
     def copy(self, name):
@@ -171,7 +172,7 @@ def _move_in(life, machine):
     machine.mount(machine.disk)
     shutil.copytree(aside, life.data, dirs_exist_ok=True)
     shutil.rmtree(aside)
-    os.sync()
+    run("sync", "-f", life.data)
 
 
 def _serve(worker, life, machine, rng, has_outage, is_control, cuts):

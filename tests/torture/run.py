@@ -8,21 +8,22 @@ import pathlib
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import traceback
 
-from . import failures, faults, kills, power, scenarios
+from . import devices, failures, faults, kills, power, scenarios
 from .oracle import DOUBLE, LOST, WRONG
-from .worker import Worker
+from .worker import Worker, fast_directory
 
 ROOT = faults.ROOT
 SECONDS = 1200
 PROCESSES = 2
 WAITING = {"fault": 4}  # so many times as many workers in a phase that mostly waits for the proxy to try again
 # Shares of the budget. What ends early leaves its rest to the next.
-SHARES = {"kill": 0.32, "fault": 0.34, "power": 0.2, "control": 0.04, "simulation": 0.1}
+SHARES = {"kill": 0.32, "fault": 0.34, "device": 0.04, "power": 0.18, "control": 0.03, "simulation": 0.09}
 CONTROL_LIVES = 3
 CONTROL_CUTS = 15
 SIMULATION_TRIAL = 20  # seeds, to know how long one takes
@@ -112,6 +113,14 @@ def power_cuts(worker, options, index, count, deadline):
             number += count
 
 
+def device_lives(worker, options, index, count, deadline):
+    number = index
+    while time.monotonic() < deadline:
+        for way in devices.WAYS:
+            yield devices.run(worker, way, number, options.seed)
+        number += count
+
+
 def controls(worker, options, index, count, deadline):
     """Those of worker 0 alone: the bills that they lose are what is wanted."""
     if index != 0:
@@ -124,10 +133,16 @@ def controls(worker, options, index, count, deadline):
                 yield power.run_sqlite(worker, machine, mode, number, options.seed)
 
 
-PHASES = {"kill": kill_sweep, "fault": fault_sweep, "power": power_cuts, "control": controls}
+PHASES = {"kill": kill_sweep, "fault": fault_sweep, "device": device_lives, "power": power_cuts, "control": controls}
+
+
+def _leave(*_):
+    """SIGTERM: what is mounted and running must go first."""
+    raise KeyboardInterrupt
 
 
 def _work(phase, options, index, count, deadline, queue):
+    signal.signal(signal.SIGTERM, _leave)
     try:
         directory = pathlib.Path(options.directory) / f"{phase}{index}"
         worker = Worker(directory, options.failures)
@@ -155,18 +170,22 @@ def run_phase(phase, options, deadline, table):
         worker.start()
     left = len(workers)
     failure = None
-    while left:
-        item = queue.get()
-        if item is None:
-            left -= 1
-        elif isinstance(item, Exception):
-            failure, left = failure or item, left - 1
-        elif isinstance(item, tuple):
-            table.rows[item[0]].points += item[1]
-        else:
-            table.add(item)
-    for worker in workers:
-        worker.join()
+    try:
+        while left:
+            item = queue.get()
+            if item is None:
+                left -= 1
+            elif isinstance(item, Exception):
+                failure, left = failure or item, left - 1
+            elif isinstance(item, tuple):
+                table.rows[item[0]].points += item[1]
+            else:
+                table.add(item)
+    finally:
+        for worker in workers:
+            if left:
+                worker.terminate()
+            worker.join()
     if failure:
         raise failure
 
@@ -208,7 +227,8 @@ def run_simulation(options, deadline, table):
     row.tried = row.hit = seeds
     if not passed:
         row.words[WRONG] += 1
-        print(f"FAILED simulation: SIMULATION_SEEDS={seeds} {program} --gtest_filter='LedgerSimulation.*'\n{output[-4000:]}")
+        again = f"SIMULATION_SEEDS={seeds} {program} --gtest_filter='LedgerSimulation.*'"
+        print(f"FAILED simulation: {again}\n{output[-4000:]}")
     return passed
 
 
@@ -222,6 +242,9 @@ def run_one(options):
             module = kills if options.kill else failures
             name, number, how, seed = (options.kill or options.fault).split(":")
             results = [module.run(worker, name, int(number), how, int(seed)) for _ in range(options.times)]
+        elif options.device:
+            way, number, seed = options.device.split(":")
+            results = [devices.run(worker, way, int(number), int(seed)) for _ in range(options.times)]
         else:
             number, seed = map(int, options.power.split(":"))
             with power.machine(worker, options.filesystem) as machine:
@@ -239,7 +262,7 @@ def parse(arguments):
     parser = argparse.ArgumentParser(prog="tools/torture", description=__doc__.splitlines()[0])
     parser.add_argument("seconds", nargs="?", type=int, default=SECONDS, help=f"budget in all (default {SECONDS})")
     parser.add_argument("--seed", type=int, default=1, help="draws the points, and what happens at them")
-    parser.add_argument("--only", default="kill,fault,power,control,simulation", help="phases, with commas")
+    parser.add_argument("--only", default=",".join(SHARES), help="phases, with commas")
     parser.add_argument("--scenarios", type=lambda text: text.split(","), help="of the kills, with commas")
     parser.add_argument("--filesystem", default="ext4", choices=sorted(power.MAKE), help="of the power cuts")
     parser.add_argument("--processes", type=int, default=PROCESSES, help="workers at once")
@@ -247,11 +270,10 @@ def parse(arguments):
     parser.add_argument("--times", type=int, default=1, help="how often, of one point")
     parser.add_argument("--kill", metavar="SCENARIO:N:HOW:SEED", help="one point alone")
     parser.add_argument("--fault", metavar="SCENARIO:N:WAY:SEED", help="one point alone")
+    parser.add_argument("--device", metavar="WAY:LIFE:SEED", help="one life alone")
     parser.add_argument("--power", metavar="LIFE:SEED", help="one life with its cuts alone")
     options = parser.parse_args(arguments)
-    if options.directory is None:
-        shared = pathlib.Path("/dev/shm")
-        options.directory = str((shared if shared.is_dir() else ROOT / "build") / f"torture-{os.getpid()}")
+    options.directory = options.directory or str(fast_directory(ROOT / "build"))
     options.failures = str(ROOT / "build/torture/failures")
     options.binary = os.environ.setdefault("LLMPROXY_BINARY", str(ROOT / "build/release/llm-billing-proxy"))
     return options
@@ -285,8 +307,9 @@ def run_all(options):
 
 def main(arguments=None):
     options = parse(arguments)
+    signal.signal(signal.SIGTERM, _leave)
     try:
-        if options.kill or options.fault or options.power:
+        if options.kill or options.fault or options.device or options.power:
             return run_one(options)
         return run_all(options)
     finally:
