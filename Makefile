@@ -18,7 +18,7 @@ test: ## every ordinary test
 	@tools/test
 
 test-full: ## the ordinary tests and what takes longer: fuzzing, clang-tidy, Docker, long end-to-end tests
-	@tools/install-packages build test full
+	@tools/install-packages build test full torture
 	@tools/test --full
 
 bench: ## what the proxy costs, as ratios

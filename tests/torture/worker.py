@@ -80,7 +80,7 @@ class Worker:
             self.crowd,
             self.mongo if is_mongo else None,
             None if is_mongo else self.template(scenario.template),
-            **life.merge(scenario.config, config),
+            **config,
         )
         try:
             yield one
