@@ -8,6 +8,7 @@ from .life import Problem
 from .scenarios import BY_NAME
 
 RESTART_SHARE = 0.35  # of the points whose next start is killed too; of those, again so many
+AWAY_SHARE = 0.2  # of these starts, in which the database does not answer
 RESTART_CALLS = 90  # a start that is killed dies at one of so many calls; a later one is a stop's
 TWICE_SHARE = 0.2  # of the points after which a start with nothing to do is looked at
 LATE_US = 4000  # kill-late comes within so many microseconds
@@ -67,9 +68,17 @@ def _harm(worker, life, number, how, rng):
 
 
 def _kill_start(worker, life, rng):
-    """A start that dies on its way, or in the stop that follows."""
+    """A start that dies on its way, or in the stop that follows; with a database that is away it must die."""
     how = rng.choice(["kill-before", "kill-after", "kill-torn", "kill-late"])
-    life.launch(_harm(worker, life, rng.randint(1, RESTART_CALLS), how, rng))
+    harm = _harm(worker, life, rng.randint(1, RESTART_CALLS), how, rng)
+    if rng.random() < AWAY_SHARE:
+        life.database.stop()
+        life.launch(harm)
+        life.wait_ready()
+        life.kill()
+        life.database.resume()
+        return
+    life.launch(harm)
     life.wait_ready()
     _end(life)
 

@@ -111,8 +111,9 @@ class Life:
 
     def kill(self):
         self.proxy.process.kill()
-        self.proxy.process.wait()
+        status = self.proxy.process.wait()
         self.crowd.join()
+        self.check_end(status)
 
     def finish(self):
         """For the end of a point, whatever its state."""
