@@ -18,6 +18,7 @@ from . import oracle
 #   long                    the same; its end waits as that of a slow one
 #   gone                    streamed; its client leaves with a RST after the first event
 #   refused, refused_stream the backend answers 500
+ERROR_EVENT = b'data: {"error"'  # the proxy's own, before a cut
 SLOW_SECONDS = 5.0  # a slow stream goes on by itself after this
 
 
@@ -140,7 +141,7 @@ def ask(connection, request):
         request.whole = True  # I2: of a plain answer everything waits for its outcome
         connection.read_body(reply)
     for event in connection.events(reply) if request.is_streamed else ():
-        request.began = True
+        request.began |= not event.startswith(ERROR_EVENT)
         if event == sse.DONE:
             request.whole = True
         if request.kind == "gone":

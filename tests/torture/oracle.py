@@ -45,7 +45,7 @@ class Request:
         self.ids = set()  # under which the backend was asked
         self.status = None
         self.id = None  # that its client was told
-        self.began = False  # its client has an event of a stream, or anything of a plain answer
+        self.began = False  # its client has an event of the backend's stream, or anything of a plain answer
         self.whole = False  # its client has the terminal event, or of a plain answer anything: both wait for the bill
         self.ended = False  # the backend has answered to its end
         self.error = None
