@@ -60,6 +60,8 @@ class Table:
         total = Row()
         for name, row in self.rows.items():
             lines.append(_line(name, row))
+            if name.startswith("control"):
+                continue
             total.points += row.points
             total.tried += row.tried
             total.hit += row.hit
