@@ -287,14 +287,17 @@ def run_all(options):
     shares = {name: share for name, share in SHARES.items() if name in wanted}
     begin = time.monotonic()
     complaints = []
-    due = 0.0
-    for name, share in shares.items():
-        due += share / sum(shares.values()) * options.seconds
+    while shares:
+        now = time.monotonic()
+        left = max(begin + options.seconds - now, 0)  # what one phase took too much, all others give
+        due = left / sum(shares.values())
+        name, share = next(iter(shares.items()))
+        del shares[name]
         try:
             if name == "simulation":
-                run_simulation(options, begin + due, table)
+                run_simulation(options, now + due * share, table)
             else:
-                run_phase(name, options, begin + due, table)
+                run_phase(name, options, now + due * share, table)
         except RuntimeError as failure:
             complaints.append(str(failure))
             print(f"*** {failure}", flush=True)
