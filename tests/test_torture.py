@@ -14,7 +14,7 @@ from torture.worker import Worker, fast_directory
 SEED = 20
 KILLS = 6  # of each scenario
 FAULTS = 2  # of each way
-# The others need what the ordinary tests of a machine without it must not: a second and more each, or a database.
+# Only in `make torture`: they take a second and more each, or a server of their own.
 SLOW = {"progress", "mongo", "mongo-outage", "mongo-replies"}
 
 
@@ -166,6 +166,8 @@ def test_the_oracle_sees_what_is_lost_double_and_wrong(requests, events, unresol
 def test_the_oracle_wants_every_bill_when_nothing_died():
     gone = asked("gone", whole=False, began=False)
     assert words([gone], []) == [] and words([gone], [], all_lived=True) == [oracle.LOST]
+    refused = asked("plain", status=503, whole=False, began=False)
+    assert words([refused], [billed()]) == [] and words([refused], [billed()], all_lived=True) == [oracle.WRONG]
 
 
 def test_the_rig_reads_unresolved_ids_from_the_files(make_proxy, backend):

@@ -105,14 +105,16 @@ def _suffer(worker, scenario, number, way, rng):
         if life.wait_ready():
             _work(life, scenario, heals=not stays)
         kill_share = KILL_SHARE_STAYS if stays else KILL_SHARE
-        _end(life, kill_share if fault.hits else 0, rng)  # a number of the stop's calls is for the stop
+        status = _end(life, kill_share if fault.hits else 0, rng)  # a number of the stop's calls is for the stop
+        refused = {r.number for r in life.crowd.journal.copy() if r.status == 503} if status == 0 else set()
         is_hit = fault.hits > 0
         while rng.random() < RESTART_SHARE:
             life.launch(worker.faults(life, **_words(rng.randint(1, RESTART_CALLS), rng.choice(list(WAYS)), rng)))
             life.wait_ready()
             _end(life, kill_share, rng)
         life.proxy.config["shutdown_timeout"] = life.proxy.config["flush_timeout"] = 10
-        return is_hit, [*_statuses(life), *life.prove()]
+        problems = [*_statuses(life), *life.prove()]
+        return is_hit, problems + _billed_after_all(life, refused)
 
 
 def _work(life, scenario, heals):
@@ -134,7 +136,7 @@ _LISTS = (["stream", "plain"] * 2, ["plain", "running", "silent"], ["gone", "pla
 
 
 def _end(life, kill_share, rng):
-    """By SIGTERM or SIGKILL. While the disk fails for ever a stop waits for its sessions, 10 s."""
+    """By SIGTERM or SIGKILL; its status. While the disk fails for ever a stop waits for its sessions, 10 s."""
     life.crowd.release.set()
     if rng.random() < kill_share and not life.is_over():
         life.kill()
@@ -143,6 +145,13 @@ def _end(life, kill_share, rng):
         raise Problem(f"the proxy ended with {status}\n{life.tail()}")
     if status not in (0, -signal.SIGKILL) and not life.proxy.lines("ERROR"):
         raise Problem(f"the proxy ended with {status} and did not say why\n{life.tail()}")
+    return status
+
+
+def _billed_after_all(life, refused):
+    """What was answered with 503 is free, if the process could say so before it ended."""
+    events = [event for event in life.database.events() if event["prompt_n"] in refused]
+    return [(WRONG, f"answered with 503, and billed: {event}") for event in events]
 
 
 def _statuses(life):

@@ -12,9 +12,13 @@ event tells by its figure whose it is, and an event that was billed twice or inv
            that nobody sent, or that is free; an unresolved record beside an event; a process that ended in a
            way it should not, a start that did not succeed, a status that the contract does not know
 
+An event of a request whose client got nothing, or 503, is none of these: it was under way when the proxy died, or the
+disk kept what it said it had not.
+
 What is true besides when nothing died: every request that the backend answered is billed, and no other.
 """
 
+import datetime
 import itertools
 import threading
 import time
@@ -146,6 +150,8 @@ def _judge_events(request, events):
 
 def _judge_absence(request, events, truth, all_lived):
     unresolved = request.ids & truth.unresolved
+    if all_lived and events and request.status not in (200, None):
+        yield WRONG, f"refused, yet billed: {request}: {events}"
     if events and unresolved:
         yield WRONG, f"an event and unresolved: {request}: {events}"
     if len(unresolved) > 1 or (unresolved and request.kind == "refused"):
@@ -169,8 +175,6 @@ def model_of(kind):
 
 
 def _seconds(date):
-    import datetime
-
     if date.tzinfo is None:
         date = date.replace(tzinfo=datetime.timezone.utc)
     return date.timestamp()
