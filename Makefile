@@ -1,9 +1,8 @@
 # The words a person types. Everything real happens in tools/; build kinds stand in CMakePresets.json.
 # Nothing is needed first but make and git: missing Debian packages are installed, and named.
 MAKEFLAGS += --no-print-directory
-SECONDS ?= 60
 
-.PHONY: build run test test-full bench fuzz planted format clean
+.PHONY: build run test test-full bench fuzz planted torture format clean
 
 build: ## the release: build/release/llm-billing-proxy
 	@tools/install-packages build
@@ -19,7 +18,7 @@ test: ## every ordinary test
 	@tools/test
 
 test-full: ## the ordinary tests and what takes longer: fuzzing, clang-tidy, Docker, long end-to-end tests
-	@tools/install-packages build test full
+	@tools/install-packages build test full torture
 	@tools/test --full
 
 bench: ## what the proxy costs, as ratios
@@ -29,7 +28,12 @@ bench: ## what the proxy costs, as ratios
 
 fuzz: ## each fuzz target for SECONDS seconds (make fuzz SECONDS=600)
 	@tools/install-packages build test
-	@tools/fuzz $(SECONDS)
+	@tools/fuzz $(or $(SECONDS),60)
+
+torture: ## proves that no bill is lost, doubled or wrong: kills, faults, power cuts; SECONDS=1200 SEED=1; needs root
+	@tools/install-packages build test torture
+	@tools/build release llm-billing-proxy billing_test
+	@tools/torture $(or $(SECONDS),1200) --seed $(or $(SEED),1)
 
 format: ## clang-format over all C++ files
 	@tools/install-packages test

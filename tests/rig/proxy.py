@@ -132,15 +132,15 @@ class Proxy:
                 self.database.seed()
         return self
 
-    def launch(self, *arguments, env=None):
-        """Starts the process on the config file as it is."""
+    def launch(self, *arguments, env=None, wrapper=()):
+        """Starts the process on the config file as it is; `wrapper` is a command that runs it."""
         with (
             open(self.directory / "stderr", "ab") as errors,
             open(self.directory / "stdout", "ab") as output,
         ):
             self._log_begin = errors.tell()
             self.process = subprocess.Popen(
-                [binary(), "-c", str(self.path), *arguments],
+                [*wrapper, binary(), "-c", str(self.path), *arguments],
                 cwd=self.directory,
                 env=environment(**(env or {})),
                 stdin=subprocess.DEVNULL,
