@@ -1,9 +1,8 @@
 // A library to be loaded before the proxy (LD_PRELOAD): it counts the file calls below one directory and
 // does harm at the N-th. faults.py builds it and sets its environment.
 //
-// Why not strace's injection: strace stops the process twice at every call (a start of the proxy took
-// three times as long), counts per thread, and cannot write a part. This library counts over all threads with
-// one atomic number, at no cost that could be measured.
+// Why not strace's injection: strace stops the process at every call, counts per thread, and cannot write a part.
+// This library counts over all threads with one atomic number; a start and twenty requests take as long with it.
 //
 // What goes through it is what the program and SQLite call by name in libc (strace shows the same calls, but for
 // those of libc's own streams). Calls go on by syscall(2), so that nothing is looked up at run time.
