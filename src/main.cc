@@ -8,6 +8,7 @@
 
 #include "cli/arguments.h"
 #include "cli/serve.h"
+#include "db/open.h"
 
 namespace {
 
@@ -25,6 +26,7 @@ int main(int argc, char** argv) {
   llmproxy::block_serve_signals();
   fill_standard_descriptors();
   try {
+    llmproxy::unlink_driver_counters();
     return llmproxy::run_command_line(argc, argv);
   } catch (const std::exception& bug) {
     std::fprintf(stderr, "llm-billing-proxy: %s\n", bug.what());

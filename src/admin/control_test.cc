@@ -26,10 +26,9 @@ class ControlTest : public testing::Test {
     if (mkdtemp(name.data()) == nullptr) std::abort();
     path_ = name;
     std::string problem;
-    DurableLedger::Settings settings;
+    Ledger::Settings settings;
     settings.max_bytes = uint64_t{16} << 20;
-    auto opened =
-        DurableLedger::open(open_directory(path_ + "/ledger", problem), nullptr, log_, settings);
+    auto opened = Ledger::open(open_directory(path_ + "/ledger", problem), nullptr, log_, settings);
     EXPECT_TRUE(opened) << opened.error().message;
     ledger_ = std::move(*opened);
     socket_ = control_path(path_ + "/ledger");
@@ -67,7 +66,7 @@ class ControlTest : public testing::Test {
 
   std::string path_, socket_;
   Log log_;
-  std::unique_ptr<DurableLedger> ledger_;
+  std::unique_ptr<Ledger> ledger_;
   std::unique_ptr<ControlServer> server_;
 };
 

@@ -23,7 +23,7 @@ LedgerAnswer answer_of(const std::optional<Error>& error, std::string message) {
   return {.status = kStatusOk, .message = std::move(message)};
 }
 
-LedgerAnswer tell_counts(const DurableCounts& counts) {
+LedgerAnswer tell_counts(const LedgerCounts& counts) {
   const bool holds =
       counts.accepted == counts.billed + counts.free + counts.unresolved + counts.in_flight;
   LedgerAnswer answer;
@@ -54,7 +54,7 @@ LedgerAnswer tell_counts(const DurableCounts& counts) {
   return answer;
 }
 
-LedgerAnswer resolve(DurableLedger& ledger, const LedgerCommand& command) {
+LedgerAnswer resolve(Ledger& ledger, const LedgerCommand& command) {
   const std::string id = command.id->hex();
   if (!command.figure)
     return answer_of(ledger.resolve(*command.id, std::nullopt), fmt::format("{} is free", id));
@@ -63,7 +63,7 @@ LedgerAnswer resolve(DurableLedger& ledger, const LedgerCommand& command) {
                                command.figure->prompt_n, command.figure->completion_n));
 }
 
-LedgerAnswer requeue(DurableLedger& ledger, const LedgerCommand& command) {
+LedgerAnswer requeue(Ledger& ledger, const LedgerCommand& command) {
   if (command.id) {
     return answer_of(ledger.requeue(*command.id),
                      fmt::format("{} is sent again under its id", command.id->hex()));
@@ -73,7 +73,7 @@ LedgerAnswer requeue(DurableLedger& ledger, const LedgerCommand& command) {
   return answer_of(std::nullopt, fmt::format("{} dead events are sent again", *count));
 }
 
-LedgerAnswer rebill(DurableLedger& ledger, const LedgerCommand& command) {
+LedgerAnswer rebill(Ledger& ledger, const LedgerCommand& command) {
   const Result<ObjectId> id = ledger.rebill(*command.id);
   if (!id) return answer_of(id.error(), "");
   return answer_of(std::nullopt, fmt::format("{} is billed anew as {}; make sure that the database "
@@ -112,7 +112,7 @@ bool read_members(simdjson::dom::element object, LedgerCommand& command) {
 
 }  // namespace
 
-LedgerAnswer run_command(DurableLedger& ledger, const LedgerCommand& command) {
+LedgerAnswer run_command(Ledger& ledger, const LedgerCommand& command) {
   switch (command.kind) {
     case Kind::kStatus:
       return tell_counts(ledger.counts());
@@ -173,7 +173,7 @@ std::optional<LedgerAnswer> read_answer(std::string_view line) {
   return answer;
 }
 
-std::string answer_line(DurableLedger& ledger, std::string_view line) {
+std::string answer_line(Ledger& ledger, std::string_view line) {
   const std::optional<LedgerCommand> command = read_command(line);
   if (!command) {
     return write_answer(

@@ -5,7 +5,7 @@
 //   {"command":"resolve","id":ID,"prompt_n":N,"completion_n":N}   or "free":true for the figures
 //   {"command":"requeue","id":ID}                                 or "all":true for the id
 //   {"command":"rebill","id":ID}
-//   {"status":200,"message":TEXT}            404, 409, 503: as DurableLedger's; 400: no such
+//   {"status":200,"message":TEXT}            404, 409, 503: as Ledger's; 400: no such
 //   command
 //   {"status":200,"message":TEXT,"counts":{NAME:N,...}}           of status
 #pragma once
@@ -15,7 +15,7 @@
 #include <string_view>
 
 #include "api/usage.h"
-#include "billing/durable_ledger.h"
+#include "billing/ledger.h"
 #include "billing/object_id.h"
 
 namespace llmproxy {
@@ -35,7 +35,7 @@ struct LedgerAnswer {
   bool ok() const { return status == 200; }
 };
 
-LedgerAnswer run_command(DurableLedger& ledger, const LedgerCommand& command);
+LedgerAnswer run_command(Ledger& ledger, const LedgerCommand& command);
 
 std::string write_command(const LedgerCommand& command);
 std::optional<LedgerCommand> read_command(std::string_view line);
@@ -43,6 +43,6 @@ std::string write_answer(const LedgerAnswer& answer);
 std::optional<LedgerAnswer> read_answer(std::string_view line);
 
 // A line of the control socket to its answer.
-std::string answer_line(DurableLedger& ledger, std::string_view line);
+std::string answer_line(Ledger& ledger, std::string_view line);
 
 }  // namespace llmproxy

@@ -1,5 +1,5 @@
 // What a person decides of a request that is unresolved, or of a dead event. The program never does
-// any of it by itself. The bookkeeping is LedgerCore's; waiting for the disk is DurableLedger's.
+// any of it by itself. The bookkeeping is LedgerCore's; waiting for the disk is Ledger's.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "base/digest.h"
-#include "billing/durable_ledger.h"
+#include "billing/ledger.h"
 #include "billing/ledger_core.h"
 #include "billing/ledger_words.h"
 
@@ -120,11 +120,11 @@ ObjectId rebilled_id(const ObjectId& id) {
   return other;
 }
 
-Result<std::optional<Record>> DurableLedger::find_outcome(const ObjectId& id) const {
+Result<std::optional<Record>> Ledger::find_outcome(const ObjectId& id) const {
   return llmproxy::find_outcome(durable_records(), id);
 }
 
-Result<std::set<ObjectId>> DurableLedger::find_by_hand() const {
+Result<std::set<ObjectId>> Ledger::find_by_hand() const {
   std::set<ObjectId> ids;
   const auto error = read_records(durable_records(), 0, [&](uint64_t, const Record& record) {
     if (std::holds_alternative<EventRecord>(record) && is_by_hand(record))
@@ -135,8 +135,7 @@ Result<std::set<ObjectId>> DurableLedger::find_by_hand() const {
   return ids;
 }
 
-std::optional<Error> DurableLedger::resolve(const ObjectId& id,
-                                            const std::optional<Figure>& figure) {
+std::optional<Error> Ledger::resolve(const ObjectId& id, const std::optional<Figure>& figure) {
   const auto answer =
       change([&](LedgerCore& core, Waiter* waiter) { return core.resolve(id, figure, waiter); });
   if (!answer) return answer.error();
@@ -158,7 +157,7 @@ std::optional<Error> DurableLedger::resolve(const ObjectId& id,
 
 // An event that was billed anew can be dead again: after a crash, with a mark that had not passed
 // it, it is shipped and refused once more. Sending it under its own id too would be a second bill.
-std::optional<Error> DurableLedger::requeue(const ObjectId& id) {
+std::optional<Error> Ledger::requeue(const ObjectId& id) {
   const ObjectId other = rebilled_id(id);
   const Result<std::optional<Record>> anew = find_outcome(other);
   if (!anew) return anew.error();
@@ -174,7 +173,7 @@ std::optional<Error> DurableLedger::requeue(const ObjectId& id) {
   return explain(*answer, id, "dead event");
 }
 
-Result<size_t> DurableLedger::requeue_all() {
+Result<size_t> Ledger::requeue_all() {
   const Result<std::set<ObjectId>> by_hand = find_by_hand();
   if (!by_hand) return by_hand.error();
   size_t count = 0;
@@ -199,7 +198,7 @@ Result<size_t> DurableLedger::requeue_all() {
   return count;
 }
 
-Result<ObjectId> DurableLedger::rebill(const ObjectId& id) {
+Result<ObjectId> Ledger::rebill(const ObjectId& id) {
   const ObjectId new_id = rebilled_id(id);
   const auto answer =
       change([&](LedgerCore& core, Waiter* waiter) { return core.rebill(id, new_id, waiter); });

@@ -9,7 +9,7 @@
 #include <mutex>
 #include <thread>
 
-#include "billing/durable_ledger.h"
+#include "billing/ledger.h"
 #include "billing/ledger_survey.h"
 #include "billing/ledger_test_rig.h"
 #include "billing/test_waiter.h"
@@ -67,18 +67,18 @@ class ByHandTest : public testing::Test {
     ledger_.reset();
     std::filesystem::remove_all(path_);
   }
-  DurableLedger& start(bool has_database = false) {
+  Ledger& start(bool has_database = false) {
     ledger_.reset();
     std::string problem;
     auto directory = open_directory(path_, problem);
     EXPECT_NE(directory, nullptr) << problem;
-    DurableLedger::Settings settings;
+    Ledger::Settings settings;
     settings.max_bytes = uint64_t{16} << 20;
     settings.ship_interval = Milliseconds(1);
     settings.database = "db";
     settings.max_replay_age = std::chrono::hours(24 * 365 * 100);
-    auto opened = DurableLedger::open(std::move(directory), has_database ? database_ : nullptr,
-                                      log_, settings);
+    auto opened =
+        Ledger::open(std::move(directory), has_database ? database_ : nullptr, log_, settings);
     EXPECT_TRUE(opened) << opened.error().message;
     ledger_ = std::move(*opened);
     return *ledger_;
@@ -126,7 +126,7 @@ class ByHandTest : public testing::Test {
   std::string path_;
   Log log_;
   std::shared_ptr<RefusingDatabase> database_ = std::make_shared<RefusingDatabase>();
-  std::unique_ptr<DurableLedger> ledger_;
+  std::unique_ptr<Ledger> ledger_;
 };
 
 TEST_F(ByHandTest, AnUnresolvedRequestIsBilledDatedByItsIntent) {
@@ -141,7 +141,7 @@ TEST_F(ByHandTest, AnUnresolvedRequestIsBilledDatedByItsIntent) {
   EXPECT_EQ(bill.event.completion_n, 4);
   EXPECT_EQ(bill.event.model, "model");
   EXPECT_EQ(bill.origin, Origin::kByHand);
-  const DurableCounts counts = ledger_->counts();
+  const LedgerCounts counts = ledger_->counts();
   EXPECT_EQ(counts.by_hand, 1u);
   EXPECT_EQ(counts.unresolved, 1u) << "I7: it ended so";
   EXPECT_EQ(counts.billed, 0u);

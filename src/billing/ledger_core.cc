@@ -423,8 +423,8 @@ bool LedgerCore::is_drained() const {
          withheld_.empty() && reader_.last_sequence() >= ledger_.durable_sequence();
 }
 
-DurableCounts LedgerCore::counts() const {
-  DurableCounts counts = counts_;
+LedgerCounts LedgerCore::counts() const {
+  LedgerCounts counts = counts_;
   counts.bytes_used = ledger_.bytes_used();
   return counts;
 }

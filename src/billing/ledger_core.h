@@ -26,7 +26,7 @@
 
 namespace llmproxy {
 
-struct DurableCounts {
+struct LedgerCounts {
   // In this process life: accepted = billed + free + unresolved + in_flight (I7).
   uint64_t accepted = 0, billed = 0, free = 0, unresolved = 0, in_flight = 0;
   uint64_t late = 0;       // of the billed ones: had been unresolved
@@ -129,7 +129,7 @@ class LedgerCore {
   void hurry();
   bool is_drained() const;  // all that is durable is settled with the database, and all is durable
 
-  DurableCounts counts() const;
+  LedgerCounts counts() const;
   bool is_failing() const { return ledger_.is_failing(); }
 
  private:
@@ -160,7 +160,7 @@ class LedgerCore {
   // An event waits so long for others to go with it; the rest of ship_interval is for the database.
   const Milliseconds gathering_;
   LedgerLog ledger_;
-  DurableCounts counts_{};
+  LedgerCounts counts_{};
   size_t active_ = 0;   // requests that have not been told that their outcome is durable
   size_t waiting_ = 0;  // of them: somebody waits for a record
   std::unordered_map<ObjectId, Progress, ObjectIdHash> progress_;  // that no record has yet

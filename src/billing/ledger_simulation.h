@@ -510,7 +510,7 @@ inline std::string LedgerSimulation::check() {
     });
     if (!is_kept) return "what was damaged is neither told nor kept";
   }
-  const DurableCounts counts = core_->counts();
+  const LedgerCounts counts = core_->counts();
   if (counts.accepted != counts.billed + counts.free + counts.unresolved + counts.in_flight)
     return "I7";
   if (counts.backlog != 0) return fmt::format("a backlog of {} is left", counts.backlog);

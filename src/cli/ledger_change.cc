@@ -43,8 +43,8 @@ int change_stopped(const LedgerShell& shell, const LedgerCommand& command,
                             shell.directory(), survey->state.open().size(), shell.directory()));
   }
   Log log(STDERR_FILENO, LogLevel::kWarning);
-  auto ledger = DurableLedger::open(std::move(directory), nullptr, log,
-                                    ledger_settings(shell.config, survey->database));
+  auto ledger = Ledger::open(std::move(directory), nullptr, log,
+                             ledger_settings(shell.config, survey->database));
   if (!ledger) return fail(shell.err, ledger.error());
   const LedgerAnswer answer = run_command(**ledger, command);
   const bool is_clean = (*ledger)->close(Milliseconds{0});

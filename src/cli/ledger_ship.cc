@@ -74,11 +74,11 @@ bool refuses_open(const LedgerShell& shell, const Survey& survey) {
 }
 
 // Until nothing waits. False: the database took nothing for kNoProgressMax.
-bool await_delivery(const DurableLedger& ledger) {
+bool await_delivery(const Ledger& ledger) {
   uint64_t before = 0;
   MonotonicTime since = monotonic_now();
   for (;;) {
-    const DurableCounts counts = ledger.counts();
+    const LedgerCounts counts = ledger.counts();
     if (counts.backlog == 0) return true;
     const uint64_t done = counts.delivered + counts.dead + counts.lost;
     if (done != before) since = monotonic_now();
@@ -89,7 +89,7 @@ bool await_delivery(const DurableLedger& ledger) {
 }
 
 // What was too old for an earlier run.
-std::optional<Error> send_withheld(DurableLedger& ledger, const Survey& survey) {
+std::optional<Error> send_withheld(Ledger& ledger, const Survey& survey) {
   for (const auto& [id, one] : survey.state.dead()) {
     if (one.record.kind != DeadRecord::Kind::kWithheld) continue;
     if (auto error = ledger.requeue(id)) return error;
@@ -163,13 +163,12 @@ int ledger_ship(const LedgerShell& shell) {
     Log log(STDERR_FILENO, LogLevel::kInfo);
     LedgerSettings settings = ledger_settings(shell.config, stopped.database->identity());
     if (arguments.is_old) settings.max_replay_age = Milliseconds::max();
-    auto ledger =
-        DurableLedger::open(std::move(stopped.directory), stopped.database, log, settings);
+    auto ledger = Ledger::open(std::move(stopped.directory), stopped.database, log, settings);
     if (!ledger) return fail(shell.err, ledger.error());
     const auto problem =
         arguments.is_old ? send_withheld(**ledger, stopped.survey) : std::optional<Error>();
     const bool is_delivered = !problem && await_delivery(**ledger);
-    const DurableCounts counts = (*ledger)->counts();
+    const LedgerCounts counts = (*ledger)->counts();
     const bool is_clean = (*ledger)->close(kFlushMax);
     log.flush(Log::kDrainMax);
     if (!is_clean) {
@@ -208,7 +207,7 @@ int ledger_retarget(const LedgerShell& shell) {
   LedgerSettings settings = ledger_settings(shell.config, identity);
   settings.may_retarget = true;
   // Its end is a durable group in a new segment, whose header names the database.
-  auto ledger = DurableLedger::open(std::move(stopped.directory), nullptr, log, settings);
+  auto ledger = Ledger::open(std::move(stopped.directory), nullptr, log, settings);
   if (!ledger) return fail(shell.err, ledger.error());
   const bool is_clean = (*ledger)->close(Milliseconds{0});
   log.flush(Log::kDrainMax);

@@ -45,7 +45,7 @@ class LedgerCommandTest : public testing::Test {
   }
 
   // A life of its owner, which ships to the database or to nobody.
-  DurableLedger& start(bool ships = false) {
+  Ledger& start(bool ships = false) {
     stop();
     std::shared_ptr<Database> database;
     if (ships) database = std::move(*open_database(config_.db_uri));
@@ -56,7 +56,7 @@ class LedgerCommandTest : public testing::Test {
     settings.database = identity_;
     std::string problem;
     auto opened =
-        DurableLedger::open(open_directory(path_ + "/ledger", problem), database, log_, settings);
+        Ledger::open(open_directory(path_ + "/ledger", problem), database, log_, settings);
     EXPECT_TRUE(opened) << opened.error().message;
     ledger_ = std::move(*opened);
     return *ledger_;
@@ -122,7 +122,7 @@ class LedgerCommandTest : public testing::Test {
   Config config_;
   Milliseconds max_replay_age_{std::chrono::hours(24 * 365 * 100)};
   Log log_;
-  std::unique_ptr<DurableLedger> ledger_;
+  std::unique_ptr<Ledger> ledger_;
   std::unique_ptr<ControlServer> control_;
   std::ostringstream out_, err_;
 };

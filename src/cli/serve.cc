@@ -25,7 +25,7 @@
 #include "base/cores.h"
 #include "base/file.h"
 #include "base/filesystem.h"
-#include "billing/durable_ledger.h"
+#include "billing/ledger.h"
 #include "cli/check.h"
 #include "cli/keys.h"
 #include "cli/ledger.h"
@@ -153,7 +153,7 @@ class Proxy {
   Signals signals_;
   Log log_;
   std::shared_ptr<Database> database_;
-  std::unique_ptr<DurableLedger> ledger_;
+  std::unique_ptr<Ledger> ledger_;
   std::unique_ptr<ControlServer> control_;
   ObjectIdMint ids_;
   std::unique_ptr<MemoryBudget> memory_;
@@ -241,8 +241,8 @@ int Proxy::open_ledger() {
                is_taken ? "; each proxy needs a data_dir of its own" : "");
     return is_taken ? kExitTryAgain : kExitUnavailable;
   }
-  auto opened = DurableLedger::open(std::move(directory), database_, log_,
-                                    ledger_settings(*config_, database_->identity()));
+  auto opened = Ledger::open(std::move(directory), database_, log_,
+                             ledger_settings(*config_, database_->identity()));
   if (!opened) {
     log_.error("{} (in {})", opened.error().message, path);
     return opened.error().status;
@@ -373,7 +373,7 @@ int Proxy::stop() {
   control_.reset();
   const bool is_clean = ledger_->close(config_->flush_timeout);
   if (!is_drained) log_.error("some sessions did not end; leaving them");
-  const DurableCounts counts = ledger_->counts();
+  const LedgerCounts counts = ledger_->counts();
   log_.info("stopped: billed={} free={} unresolved={} delivered={} waiting={}", counts.billed,
             counts.free, counts.unresolved, counts.delivered, counts.backlog);
   if (!is_drained || !is_clean) {  // threads still run: nothing may be destroyed under them

@@ -30,7 +30,7 @@ int database_exit_code(const Error& error);
 
 // Blocks until SIGTERM or SIGINT (SIGHUP too, when `config` is of no file) has been dealt with.
 // Exit code: 0; 69 when the address or data_dir/ledger cannot be had; 75 when another process has
-// the latter; as database_exit_code and DurableLedger::open; 70 when sessions could not be ended;
+// the latter; as database_exit_code and Ledger::open; 70 when sessions could not be ended;
 // 74 when the ledger's disk does not answer at the end.
 int serve(std::shared_ptr<const Config> config, const ServeHooks& hooks);
 

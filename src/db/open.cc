@@ -1,6 +1,10 @@
 // Scheme to implementation; knows no driver.
 #include "db/open.h"
 
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <string_view>
 
 #include "db/mongo.h"
@@ -15,6 +19,10 @@ bool is_mongo(std::string_view uri) {
 }
 
 }  // namespace
+
+void unlink_driver_counters() {
+  shm_unlink(fmt::format("/mongoc-{}", getpid()).c_str());
+}
 
 std::string check_database_uri(const std::string& uri) {
   if (!is_mongo(uri)) return "";        // a path: what is wrong with it shows when it is opened

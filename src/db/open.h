@@ -9,6 +9,11 @@
 
 namespace llmproxy {
 
+// libmongoc keeps counters in shared memory from the moment it is loaded, whatever the database,
+// and a process that is killed leaves them in /dev/shm for ever. Takes the name away; what is
+// mapped stays. First thing in main.
+void unlink_driver_counters();
+
 // "" or what is wrong with the URI. Asks no server and opens no file; tells nothing of a user name
 // or password.
 std::string check_database_uri(const std::string& uri);

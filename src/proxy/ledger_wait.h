@@ -3,13 +3,13 @@
 
 #include <optional>
 
-#include "billing/durable_ledger.h"
+#include "billing/ledger.h"
 #include "net/completion.h"
 #include "net/task.h"
 
 namespace llmproxy {
 
-// Handed to DurableLedger::open or settle. Where these throw, nobody is told; otherwise
+// Handed to Ledger::open or settle. Where these throw, nobody is told; otherwise
 // is_durable() must be awaited before it goes.
 class LedgerWait final : public Waiter {
  public:

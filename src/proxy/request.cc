@@ -78,7 +78,7 @@ net::Task<std::optional<Error>> edit_call(Request& request) {
 }
 
 std::optional<Error> reserve_room(Request& request) {
-  DurableLedger& ledger = request.server.parts().ledger;
+  Ledger& ledger = request.server.parts().ledger;
   request.is_reserved = ledger.reserve(intent_of(request));
   if (request.is_reserved) return std::nullopt;
   Error error{503, Blame::kProxy, "The server cannot take on more work. Try again shortly."};

@@ -10,7 +10,7 @@
 
 #include "api/endpoint.h"
 #include "base/result.h"
-#include "billing/durable_ledger.h"
+#include "billing/ledger.h"
 #include "billing/object_id.h"
 #include "billing/outcome.h"
 #include "http/head.h"

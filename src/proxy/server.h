@@ -10,7 +10,7 @@
 #include <string>
 
 #include "base/log.h"
-#include "billing/durable_ledger.h"
+#include "billing/ledger.h"
 #include "billing/object_id.h"
 #include "config/config.h"
 #include "net/backend_pool.h"
@@ -30,7 +30,7 @@ class Session;
 struct Parts {
   Log& log;
   KeyStore& keys;
-  DurableLedger& ledger;
+  Ledger& ledger;
   ObjectIdMint& ids;
   net::Resolver& resolver;
   net::Worker& worker;

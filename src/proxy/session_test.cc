@@ -252,14 +252,14 @@ class SessionTest : public testing::Test {
     std::string problem;
     auto real = open_directory(name + "/ledger", problem);
     if (real == nullptr) net::test_failed("open_directory");
-    DurableLedger::Settings settings;
+    Ledger::Settings settings;
     settings.max_bytes = size_t{16} << 20;
     settings.commit_gap = commit_gap;
     settings.ship_interval = std::chrono::hours(1);
     settings.commit_timeout = commit_timeout;
-    auto opened = DurableLedger::open(std::make_unique<GatedDirectory>(std::move(real), gate),
-                                      database, log, settings);
-    if (!opened) net::test_failed("DurableLedger::open");
+    auto opened = Ledger::open(std::make_unique<GatedDirectory>(std::move(real), gate), database,
+                               log, settings);
+    if (!opened) net::test_failed("Ledger::open");
     ledger = std::move(*opened);
   }
   ~SessionTest() override {
@@ -320,7 +320,7 @@ class SessionTest : public testing::Test {
   // Shared with the ledger's threads, which may be left behind.
   const std::shared_ptr<Gate> gate = std::make_shared<Gate>();
   std::filesystem::path ledger_directory;
-  std::unique_ptr<DurableLedger> ledger;
+  std::unique_ptr<Ledger> ledger;
   ObjectIdMint ids;
   MemoryBudget memory{1 << 30};
   std::atomic<size_t> connections{0};

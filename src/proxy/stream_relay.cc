@@ -120,7 +120,7 @@ class Progress {
   }
 
  private:
-  DurableLedger& ledger_;
+  Ledger& ledger_;
   const ObjectId id_;
   const bool is_wanted_;
   std::optional<Figure> latest_;

@@ -187,7 +187,7 @@ BUGS = [
         CORE,
         "  if (is_old && record->origin != Origin::kByHand) {",
         "  if (is_old && record->origin == Origin::kByHand) {",
-        "billing_test DurableLedgerTest.AnEventThatIsTooOldIsWithheld",
+        "billing_test LedgerTest.AnEventThatIsTooOldIsWithheld",
     ),
     # Ids.
     Bug(

@@ -26,7 +26,7 @@ namespace llmproxy {
 // What a dead event is billed under when a person wants it billed anew.
 ObjectId rebilled_id(const ObjectId& id);
 
-class DurableLedger {
+class Ledger {
  public:
   using Settings = LedgerSettings;
 
@@ -35,12 +35,12 @@ class DurableLedger {
   // too small for the disk's blocks. The database is shared with the shipping thread: close()
   // leaves a thread behind that hangs in the driver, and that thread then keeps the database alive.
   // Null: nothing is shipped (the command line, on a stopped ledger).
-  static Result<std::unique_ptr<DurableLedger>> open(std::unique_ptr<Directory> directory,
-                                                     std::shared_ptr<Database> database, Log& log,
-                                                     const Settings& settings);
-  ~DurableLedger();  // as close() that waits for no database
-  DurableLedger(const DurableLedger&) = delete;
-  DurableLedger& operator=(const DurableLedger&) = delete;
+  static Result<std::unique_ptr<Ledger>> open(std::unique_ptr<Directory> directory,
+                                              std::shared_ptr<Database> database, Log& log,
+                                              const Settings& settings);
+  ~Ledger();  // as close() that waits for no database
+  Ledger(const Ledger&) = delete;
+  Ledger& operator=(const Ledger&) = delete;
 
   // Room for one request, before its call goes out. False: full, failing or slow, so new work gets
   // 503. Every reservation ends in exactly one settle() or release() of an equal intent.
@@ -55,9 +55,9 @@ class DurableLedger {
   void open(const Intent& intent, bool may_bill_running, Waiter& waiter);
   // The latest figure of an open stream. Recorded within a second or so; nobody waits for it.
   void progress(const ObjectId& id, const Figure& figure, bool is_final);
-  // Told false: it cannot be recorded, and nothing of it was: a plain reply must not go out, and is
-  // free. What has an intent is told false only after close(): the next start finds it. A free
-  // outcome is told at once.
+  // Told false: it cannot be recorded: a plain reply must not go out, and is free. What has an
+  // intent is told false only after close(): the next start finds it. A free outcome is told at
+  // once.
   void settle(Settlement settlement, Waiter& waiter);
 
   // The disk does not keep up: no new work, and streams whose progress must be recorded wait.
@@ -68,7 +68,7 @@ class DurableLedger {
   // be under way, and waiters may never be told; the process should end by _exit. Once.
   bool close(Milliseconds flush_timeout);
 
-  DurableCounts counts() const;
+  LedgerCounts counts() const;
 
   // By hand: what a person decides, and the program never does by itself. Each waits until it is
   // durable, at most commit_timeout and a second. Any thread but the ledger's own. An Error's
@@ -91,7 +91,7 @@ class DurableLedger {
 
  private:
   struct State;  // what the threads share with this object, and keep if they are left behind
-  explicit DurableLedger(std::shared_ptr<State> state);
+  explicit Ledger(std::shared_ptr<State> state);
   using Change = std::function<LedgerCore::ByHand(LedgerCore& core, Waiter* waiter)>;
   Result<LedgerCore::ByHand> change(const Change& change);
   void await_recovered() const;    // at most commit_timeout

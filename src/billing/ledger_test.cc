@@ -1,6 +1,6 @@
 // The ledger with its threads, over a directory of this machine and a database whose every answer
 // the test gives: counts, log lines, the end of one life and the start of the next.
-#include "billing/durable_ledger.h"
+#include "billing/ledger.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -259,22 +259,22 @@ class SlowDirectory final : public Directory {
   const std::shared_ptr<Gates> gates_;
 };
 
-class DurableLedgerTest : public testing::Test {
+class LedgerTest : public testing::Test {
  protected:
-  DurableLedgerTest() {
+  LedgerTest() {
     std::string name = std::filesystem::temp_directory_path() / "ledger_test.XXXXXX";
     if (mkdtemp(name.data()) == nullptr) std::abort();
     path_ = name;
   }
   // A failed test leaves nobody waiting for an answer.
-  ~DurableLedgerTest() override {
+  ~LedgerTest() override {
     if (database_) database_->answer_all(kDelivered);
     for (Gate* gate : {&gates_->read, &gates_->write, &gates_->create}) gate->set(false);
     ledger_.reset();
     std::filesystem::remove_all(path_);
   }
   // All waits so short that they are none; the scripted database makes the order.
-  static DurableLedger::Settings settings() {
+  static Ledger::Settings settings() {
     return {.max_bytes = uint64_t{16} << 20,
             .commit_timeout = std::chrono::minutes(1),
             .ship_interval = milliseconds(0),
@@ -283,7 +283,7 @@ class DurableLedgerTest : public testing::Test {
             .backoff_max = milliseconds(0)};
   }
   // A life; the one before is over.
-  DurableLedger& start(const DurableLedger::Settings& chosen = settings()) {
+  Ledger& start(const Ledger::Settings& chosen = settings()) {
     ledger_.reset();
     std::string problem;
     std::unique_ptr<Directory> directory;
@@ -291,8 +291,8 @@ class DurableLedgerTest : public testing::Test {
       directory = open_directory(path_ + "/ledger", problem);
     } while (directory == nullptr && problem == "another process has it");
     EXPECT_NE(directory, nullptr) << problem;
-    auto opened = DurableLedger::open(std::make_unique<SlowDirectory>(std::move(directory), gates_),
-                                      database_, *pipe_.log, chosen);
+    auto opened = Ledger::open(std::make_unique<SlowDirectory>(std::move(directory), gates_),
+                               database_, *pipe_.log, chosen);
     EXPECT_TRUE(opened) << opened.error().message;
     ledger_ = std::move(*opened);
     return *ledger_;
@@ -321,21 +321,21 @@ class DurableLedgerTest : public testing::Test {
   Told told_;
   std::shared_ptr<Gates> gates_ = std::make_shared<Gates>();
   std::shared_ptr<ScriptedDatabase> database_ = std::make_shared<ScriptedDatabase>();
-  std::unique_ptr<DurableLedger> ledger_;
+  std::unique_ptr<Ledger> ledger_;
 };
 
 using Ids = std::vector<uint8_t>;
 constexpr seconds kLong{60};
 
-TEST_F(DurableLedgerTest, ABilledRequestBecomesOneEventWithItsFields) {
-  DurableLedger& ledger = start();
+TEST_F(LedgerTest, ABilledRequestBecomesOneEventWithItsFields) {
+  Ledger& ledger = start();
   bill(7);
   EXPECT_EQ(told_.answers(), std::vector{true});
   EXPECT_EQ(database_->batch(0), std::vector{event(7)});
   EXPECT_EQ(ledger.counts().backlog, 1u) << "until the database has answered";
   database_->answer({{kDelivered}});
   EXPECT_TRUE(ledger.close(kLong));
-  const DurableCounts counts = ledger.counts();
+  const LedgerCounts counts = ledger.counts();
   EXPECT_EQ(counts.accepted, 1u);
   EXPECT_EQ(counts.billed, 1u);
   EXPECT_EQ(counts.in_flight, 0u);
@@ -343,8 +343,8 @@ TEST_F(DurableLedgerTest, ABilledRequestBecomesOneEventWithItsFields) {
   EXPECT_EQ(counts.backlog, 0u);
 }
 
-TEST_F(DurableLedgerTest, FreeIsCountedAndUnresolvedIsTold) {
-  DurableLedger& ledger = start();
+TEST_F(LedgerTest, FreeIsCountedAndUnresolvedIsTold) {
+  Ledger& ledger = start();
   const Settlement free = settlement(Kind::kFree, 1);
   ASSERT_TRUE(ledger.reserve(free.intent));
   ledger.settle(free, told_);
@@ -361,7 +361,7 @@ TEST_F(DurableLedgerTest, FreeIsCountedAndUnresolvedIsTold) {
   ASSERT_TRUE(ledger.reserve(given_back.intent));
   ledger.release(given_back.intent);
   EXPECT_TRUE(ledger.close(kLong));
-  const DurableCounts counts = ledger.counts();
+  const LedgerCounts counts = ledger.counts();
   EXPECT_EQ(counts.accepted, 2u);
   EXPECT_EQ(counts.free, 1u);
   EXPECT_EQ(counts.unresolved, 1u);
@@ -375,8 +375,8 @@ TEST_F(DurableLedgerTest, FreeIsCountedAndUnresolvedIsTold) {
   }
 }
 
-TEST_F(DurableLedgerTest, AFigureThatComesLateBillsWhatWasUnresolved) {
-  DurableLedger& ledger = start();
+TEST_F(LedgerTest, AFigureThatComesLateBillsWhatWasUnresolved) {
+  Ledger& ledger = start();
   settle(settlement(Kind::kUnresolved, 2));
   Settlement late = settlement(Kind::kBilled, 2);
   late.was_unresolved = true;
@@ -391,8 +391,8 @@ TEST_F(DurableLedgerTest, AFigureThatComesLateBillsWhatWasUnresolved) {
   EXPECT_EQ(count(pipe_.text(), "came late"), 1u);
 }
 
-TEST_F(DurableLedgerTest, TheObserverSeesWhatWasDelivered) {
-  DurableLedger& ledger = start();
+TEST_F(LedgerTest, TheObserverSeesWhatWasDelivered) {
+  Ledger& ledger = start();
   struct Seen {
     std::mutex mutex;
     std::condition_variable changed;
@@ -413,8 +413,8 @@ TEST_F(DurableLedgerTest, TheObserverSeesWhatWasDelivered) {
   EXPECT_EQ(seen.ids, (Ids{1, 2, 3, 4}));
 }
 
-TEST_F(DurableLedgerTest, ARetryKeepsIdsAndOrderAndAnOutageIsToldOnce) {
-  DurableLedger& ledger = start();
+TEST_F(LedgerTest, ARetryKeepsIdsAndOrderAndAnOutageIsToldOnce) {
+  Ledger& ledger = start();
   bill(1);
   ASSERT_EQ(ids(0), (Ids{1}));
   bill(2);
@@ -433,8 +433,8 @@ TEST_F(DurableLedgerTest, ARetryKeepsIdsAndOrderAndAnOutageIsToldOnce) {
   EXPECT_EQ(count(log, "takes events again"), 1u) << log;
 }
 
-TEST_F(DurableLedgerTest, ARefusedEventIsToldAndNeverSentAgain) {
-  DurableLedger& ledger = start();
+TEST_F(LedgerTest, ARefusedEventIsToldAndNeverSentAgain) {
+  Ledger& ledger = start();
   bill(9);
   database_->batch(0);
   database_->answer({{kRefused}, "another document has its _id"});
@@ -452,10 +452,10 @@ TEST_F(DurableLedgerTest, ARefusedEventIsToldAndNeverSentAgain) {
   EXPECT_EQ(database_->batches(), 1u) << "nor by the next life";
 }
 
-TEST_F(DurableLedgerTest, AnEventThatIsTooOldIsWithheld) {
+TEST_F(LedgerTest, AnEventThatIsTooOldIsWithheld) {
   auto young = settings();
   young.max_replay_age = seconds(1);
-  DurableLedger& ledger = start(young);
+  Ledger& ledger = start(young);
   bill(9);
   EXPECT_TRUE(ledger.close(kLong));
   EXPECT_EQ(ledger.counts().dead, 1u);
@@ -465,10 +465,10 @@ TEST_F(DurableLedgerTest, AnEventThatIsTooOldIsWithheld) {
 
 // The end.
 
-TEST_F(DurableLedgerTest, CloseRefusesNewWorkAndShipsTheRest) {
+TEST_F(LedgerTest, CloseRefusesNewWorkAndShipsTheRest) {
   auto slow = settings();
   slow.ship_interval = std::chrono::hours(1);
-  DurableLedger& ledger = start(slow);
+  Ledger& ledger = start(slow);
   bill(1);
   bill(2);
   database_->answer_all(kDelivered);
@@ -478,8 +478,8 @@ TEST_F(DurableLedgerTest, CloseRefusesNewWorkAndShipsTheRest) {
   EXPECT_TRUE(ledger.close(kLong)) << "again";
 }
 
-TEST_F(DurableLedgerTest, WhatIsNotShippedWaitsForTheNextStart) {
-  DurableLedger& first = start();
+TEST_F(LedgerTest, WhatIsNotShippedWaitsForTheNextStart) {
+  Ledger& first = start();
   database_->answer_all(kRetry);
   bill(1);
   bill(2);
@@ -488,7 +488,7 @@ TEST_F(DurableLedgerTest, WhatIsNotShippedWaitsForTheNextStart) {
   EXPECT_EQ(first.counts().delivered, 0u);
   EXPECT_EQ(count(pipe_.text(), "2 events are not in the database yet"), 1u);
   database_->answer_all(kDelivered);
-  DurableLedger& second = start();
+  Ledger& second = start();
   EXPECT_TRUE(second.close(kLong));
   EXPECT_EQ(second.counts().delivered, 2u);
   EXPECT_EQ(second.counts().billed, 0u) << "they were the first one's";
@@ -498,8 +498,8 @@ TEST_F(DurableLedgerTest, WhatIsNotShippedWaitsForTheNextStart) {
   EXPECT_EQ(database_->batches(), batches) << "once";
 }
 
-TEST_F(DurableLedgerTest, CloseLeavesAHangingDatabaseBehind) {
-  DurableLedger& ledger = start();
+TEST_F(LedgerTest, CloseLeavesAHangingDatabaseBehind) {
+  Ledger& ledger = start();
   bill(1);
   database_->batch(0);  // the thread is inside now, and stays there
   bill(2);
@@ -525,8 +525,8 @@ TEST_F(DurableLedgerTest, CloseLeavesAHangingDatabaseBehind) {
   EXPECT_EQ(stored(), (Ids{1, 2}));
 }
 
-TEST_F(DurableLedgerTest, WhatIsSettledAfterCloseIsToldFalse) {
-  DurableLedger& ledger = start();
+TEST_F(LedgerTest, WhatIsSettledAfterCloseIsToldFalse) {
+  Ledger& ledger = start();
   Settlement plain = settlement(Kind::kBilled, 5), stream = settlement(Kind::kBilled, 6);
   ASSERT_TRUE(ledger.reserve(plain.intent) && ledger.reserve(stream.intent));
   ledger.open(stream.intent, false, told_);
@@ -543,9 +543,9 @@ TEST_F(DurableLedgerTest, WhatIsSettledAfterCloseIsToldFalse) {
   EXPECT_EQ(ledger_->counts().backlog, 0u);
 }
 
-TEST_F(DurableLedgerTest, AStreamThatIsOpenAtTheEndIsBilledFromItsProgress) {
+TEST_F(LedgerTest, AStreamThatIsOpenAtTheEndIsBilledFromItsProgress) {
   database_->answer_all(kDelivered);
-  DurableLedger& ledger = start();
+  Ledger& ledger = start();
   const Intent intent = settlement(Kind::kBilled, 6).intent;
   ASSERT_TRUE(ledger.reserve(intent));
   ledger.open(intent, true, told_);
@@ -554,7 +554,7 @@ TEST_F(DurableLedgerTest, AStreamThatIsOpenAtTheEndIsBilledFromItsProgress) {
   ledger.progress(intent.id, {6, 60}, false);
   while (ledger.counts().commits == commits) std::this_thread::yield();
   EXPECT_TRUE(ledger.close(kLong));
-  DurableLedger& next = start();
+  Ledger& next = start();
   EXPECT_EQ(next.counts().recovered_billed, 1u);
   EXPECT_TRUE(next.close(kLong));
   Event expected = event(6);
@@ -564,7 +564,7 @@ TEST_F(DurableLedgerTest, AStreamThatIsOpenAtTheEndIsBilledFromItsProgress) {
 }
 
 // Streams that only damage can make: open, and unresolved already. What closes them lies between.
-TEST_F(DurableLedgerTest, EachStreamThatAStartLeavesUnresolvedIsTold) {
+TEST_F(LedgerTest, EachStreamThatAStartLeavesUnresolvedIsTold) {
   {
     std::string problem;
     const std::unique_ptr<Directory> directory = open_directory(path_ + "/ledger", problem);
@@ -589,35 +589,35 @@ TEST_F(DurableLedgerTest, EachStreamThatAStartLeavesUnresolvedIsTold) {
   EXPECT_EQ(count(pipe_.text(), "unresolved: "), 3u) << pipe_.text();
 }
 
-TEST_F(DurableLedgerTest, ARequestWhoseNamesAreTooLongIsRefused) {
+TEST_F(LedgerTest, ARequestWhoseNamesAreTooLongIsRefused) {
   Intent intent = settlement(Kind::kBilled, 1).intent;
   intent.user_id.text.assign(kRecordBytesMax, 'u');
   EXPECT_FALSE(start().reserve(intent));
   EXPECT_EQ(ledger_->counts().accepted, 0u);
 }
 
-TEST_F(DurableLedgerTest, AMaxBytesThatIsTooSmallIsRefused) {
+TEST_F(LedgerTest, AMaxBytesThatIsTooSmallIsRefused) {
   std::string problem;
   std::unique_ptr<Directory> directory = open_directory(path_ + "/ledger", problem);
   ASSERT_NE(directory, nullptr) << problem;
   auto chosen = settings();
   chosen.max_bytes = LedgerCore::max_bytes_min(directory->block_bytes()) - 1;
-  const auto opened = DurableLedger::open(std::move(directory), database_, *pipe_.log, chosen);
+  const auto opened = Ledger::open(std::move(directory), database_, *pipe_.log, chosen);
   ASSERT_FALSE(opened);
   EXPECT_EQ(opened.error().status, 78);
   EXPECT_NE(opened.error().message.find("max_bytes is"), std::string::npos);
 }
 
 // Each wake is a system call of a thread that answers clients.
-TEST_F(DurableLedgerTest, WhileTheWriterPacesNobodyWakesIt) {
+TEST_F(LedgerTest, WhileTheWriterPacesNobodyWakesIt) {
   auto pacing = settings();
   pacing.commit_gap = std::chrono::hours(1);
-  DurableLedger& ledger = start(pacing);
+  Ledger& ledger = start(pacing);
   database_->answer_all(kDelivered);
   bill(1);  // alone: at once
   const Intent idle = settlement(Kind::kFree, 2).intent;
   ASSERT_TRUE(ledger.reserve(idle));  // somebody is left who could come along
-  const DurableCounts before = ledger.counts();
+  const LedgerCounts before = ledger.counts();
   constexpr uint8_t kRequests = 40;  // for which there is room without a commit
   for (uint8_t i = 3; i < 3 + kRequests; ++i) {
     ASSERT_TRUE(ledger.reserve(settlement(Kind::kBilled, i).intent));
@@ -636,8 +636,8 @@ TEST_F(DurableLedgerTest, WhileTheWriterPacesNobodyWakesIt) {
 }
 
 // More than the spares have room for, and nothing is committed meanwhile.
-TEST_F(DurableLedgerTest, RoomIsMadeAsItIsTaken) {
-  DurableLedger& ledger = start();
+TEST_F(LedgerTest, RoomIsMadeAsItIsTaken) {
+  Ledger& ledger = start();
   const MonotonicTime deadline = monotonic_now() + seconds(30);
   const Intent intent = settlement(Kind::kFree, 1).intent;
   constexpr size_t kRequests = 400;
@@ -649,7 +649,7 @@ TEST_F(DurableLedgerTest, RoomIsMadeAsItIsTaken) {
   EXPECT_EQ(ledger.counts().commits, 0u);
 }
 
-TEST_F(DurableLedgerTest, ASecondOneIsRefusedByTheLock) {
+TEST_F(LedgerTest, ASecondOneIsRefusedByTheLock) {
   start();
   std::string problem;
   EXPECT_EQ(open_directory(path_ + "/ledger", problem), nullptr);
@@ -660,10 +660,10 @@ TEST_F(DurableLedgerTest, ASecondOneIsRefusedByTheLock) {
 
 // A disk that does not answer.
 
-TEST_F(DurableLedgerTest, ASlowDiskGetsNoNewWork) {
+TEST_F(LedgerTest, ASlowDiskGetsNoNewWork) {
   auto impatient = settings();
   impatient.commit_timeout = milliseconds(0);
-  DurableLedger& ledger = start(impatient);
+  Ledger& ledger = start(impatient);
   database_->answer_all(kDelivered);
   ASSERT_TRUE(ledger.reserve(settlement(Kind::kBilled, 1).intent));
   gates_->write.set(true);
@@ -679,12 +679,12 @@ TEST_F(DurableLedgerTest, ASlowDiskGetsNoNewWork) {
 }
 
 // Which of its calls hangs.
-class HangingDisk : public DurableLedgerTest, public testing::WithParamInterface<Gate Gates::*> {};
+class HangingDisk : public LedgerTest, public testing::WithParamInterface<Gate Gates::*> {};
 
 TEST_P(HangingDisk, DoesNotHoldTheEndUp) {
   auto impatient = settings();
   impatient.commit_timeout = milliseconds(20);
-  DurableLedger& ledger = start(impatient);
+  Ledger& ledger = start(impatient);
   Gate& gate = (*gates_).*GetParam();
   gate.set(true);
   if (GetParam() == &Gates::create) {  // a spare is made when a segment has become full
@@ -713,13 +713,13 @@ INSTANTIATE_TEST_SUITE_P(Call, HangingDisk,
 
 // All together.
 
-TEST_F(DurableLedgerTest, ManyThreadsNothingLostNothingTwice) {
+TEST_F(LedgerTest, ManyThreadsNothingLostNothingTwice) {
   constexpr int kThreads = 4, kLives = 3, kEach = 100;
   ObjectIdMint mint;
   std::mutex mutex;
   std::map<ObjectId, Event> billed;
   for (int life = 0; life < kLives; ++life) {
-    DurableLedger& ledger = start();
+    Ledger& ledger = start();
     database_->answer_all(life == 1 ? kRetry : kDelivered);
     std::vector<std::thread> threads;
     for (int t = 0; t < kThreads; ++t) {
@@ -750,7 +750,7 @@ TEST_F(DurableLedgerTest, ManyThreadsNothingLostNothingTwice) {
     }
     for (auto& thread : threads) thread.join();
     EXPECT_TRUE(ledger.close(life == kLives - 1 ? kLong : milliseconds(0)));
-    const DurableCounts counts = ledger.counts();
+    const LedgerCounts counts = ledger.counts();
     EXPECT_EQ(counts.accepted, uint64_t{kThreads} * kEach);
     EXPECT_EQ(counts.billed, uint64_t{kThreads} * kEach * 8 / 10);
     EXPECT_EQ(counts.unresolved, uint64_t{kThreads} * kEach / 10);

@@ -1,6 +1,6 @@
 // The ledger's threads: each takes its next step under the lock, does what blocks without it, and
 // says how it went.
-#include "billing/durable_ledger.h"
+#include "billing/ledger.h"
 
 #include <fmt/format.h>
 
@@ -34,7 +34,7 @@ void wait(std::condition_variable& condition, std::unique_lock<std::mutex>& lock
 
 }  // namespace
 
-struct DurableLedger::State {
+struct Ledger::State {
   State(std::unique_ptr<Directory> its_directory, std::shared_ptr<Database> its_database,
         Log& its_log, const Settings& its_settings, Recovered recovered)
       : directory(std::move(its_directory)),
@@ -83,7 +83,7 @@ struct DurableLedger::State {
   void* observer_context = nullptr;
 };
 
-struct DurableLedger::Threads {
+struct Ledger::Threads {
   std::thread writer, keeper, shipper;
 };
 
@@ -91,7 +91,7 @@ struct DurableLedger::Threads {
 
 // A system call, and a turn of another thread: only where it would do something. While it waits for
 // the gap to pass it comes by itself, unless nobody is left who could come along.
-void DurableLedger::State::wake_writer(bool has_kept_files) {
+void Ledger::State::wake_writer(bool has_kept_files) {
   switch (writer_sleep) {
     case Sleep::kAwake:
     case Sleep::kForRetry:
@@ -110,7 +110,7 @@ void DurableLedger::State::wake_writer(bool has_kept_files) {
   writer_wake.notify_one();
 }
 
-void DurableLedger::State::commit(Lock& lock) {
+void Ledger::State::commit(Lock& lock) {
   const MonotonicTime begun = monotonic_now();
   const std::optional<LedgerLog::Write> write = core.begin_commit(begun, is_writing_stopped);
   if (!write) {  // no segment to write to: the keeper makes one
@@ -142,7 +142,7 @@ void DurableLedger::State::commit(Lock& lock) {
   lock.lock();
 }
 
-void DurableLedger::State::write() {
+void Ledger::State::write() {
   Lock lock(mutex);
   while (!is_left && !(is_writing_stopped && !core.files().has_pending())) {
     const MonotonicTime now = monotonic_now();
@@ -164,7 +164,7 @@ void DurableLedger::State::write() {
 
 // The keeper.
 
-void DurableLedger::State::keep() {
+void Ledger::State::keep() {
   Lock lock(mutex);
   while (!is_keeping_stopped) {
     LedgerLog& files = core.files();
@@ -193,7 +193,7 @@ void DurableLedger::State::keep() {
 
 // The shipper.
 
-void DurableLedger::State::ship_batch(Lock& lock) {
+void Ledger::State::ship_batch(Lock& lock) {
   const std::vector<Event> batch = core.begin_batch();
   is_in_database = true;
   ended.notify_all();
@@ -212,7 +212,7 @@ void DurableLedger::State::ship_batch(Lock& lock) {
   lock.lock();
 }
 
-void DurableLedger::State::ship() {
+void Ledger::State::ship() {
   Lock lock(mutex);
   while (!is_shipping_stopped) {
     std::optional<MonotonicTime> later;
@@ -245,7 +245,7 @@ void DurableLedger::State::ship() {
 
 // Callers.
 
-bool DurableLedger::reserve(const Intent& intent) {
+bool Ledger::reserve(const Intent& intent) {
   if (is_stalled()) return false;
   const std::lock_guard lock(state_->mutex);
   const bool is_taken = state_->core.reserve(intent);
@@ -257,7 +257,7 @@ bool DurableLedger::reserve(const Intent& intent) {
   return is_taken;
 }
 
-std::string DurableLedger::refusal() const {
+std::string Ledger::refusal() const {
   const bool is_stalling = is_stalled();
   const std::lock_guard lock(state_->mutex);
   const LedgerLog& files = state_->core.files();
@@ -276,12 +276,12 @@ std::string DurableLedger::refusal() const {
   return "the ledger has no room on its disk" + reason;
 }
 
-void DurableLedger::release(const Intent& intent) {
+void Ledger::release(const Intent& intent) {
   const std::lock_guard lock(state_->mutex);
   state_->core.release(intent);
 }
 
-void DurableLedger::open(const Intent& intent, bool may_bill_running, Waiter& waiter) {
+void Ledger::open(const Intent& intent, bool may_bill_running, Waiter& waiter) {
   {
     const std::lock_guard lock(state_->mutex);
     if (!state_->is_writing_stopped) {
@@ -292,12 +292,12 @@ void DurableLedger::open(const Intent& intent, bool may_bill_running, Waiter& wa
   waiter.done(false);  // after close()
 }
 
-void DurableLedger::progress(const ObjectId& id, const Figure& figure, bool is_final) {
+void Ledger::progress(const ObjectId& id, const Figure& figure, bool is_final) {
   const std::lock_guard lock(state_->mutex);
   if (state_->core.progress(id, figure, is_final)) state_->wake_writer();
 }
 
-void DurableLedger::settle(Settlement settlement, Waiter& waiter) {
+void Ledger::settle(Settlement settlement, Waiter& waiter) {
   bool is_told_at_once = false, is_closed = false;
   {
     const std::lock_guard lock(state_->mutex);
@@ -308,7 +308,7 @@ void DurableLedger::settle(Settlement settlement, Waiter& waiter) {
   if (is_told_at_once || is_closed) waiter.done(!is_closed);
 }
 
-bool DurableLedger::is_stalled() const {
+bool Ledger::is_stalled() const {
   if (state_->is_failing.load(std::memory_order_relaxed)) return true;
   const MonotonicTime::rep since = state_->writing_since.load(std::memory_order_relaxed);
   if (since == 0) return false;
@@ -316,15 +316,14 @@ bool DurableLedger::is_stalled() const {
   return monotonic_now() - begun > state_->settings.commit_timeout;
 }
 
-DurableCounts DurableLedger::counts() const {
+LedgerCounts Ledger::counts() const {
   const std::lock_guard lock(state_->mutex);
-  DurableCounts counts = state_->core.counts();
+  LedgerCounts counts = state_->core.counts();
   counts.writer_wakes = state_->writer_wakes;
   return counts;
 }
 
-void DurableLedger::set_observer(void (*observer)(const Event& event, void* context),
-                                 void* context) {
+void Ledger::set_observer(void (*observer)(const Event& event, void* context), void* context) {
   const std::lock_guard lock(state_->mutex);
   state_->observer = observer;
   state_->observer_context = context;
@@ -366,7 +365,7 @@ class HandWaiter final : public Waiter {
 }  // namespace
 
 // Just started: what recovery wants written is on its way.
-void DurableLedger::await_recovered() const {
+void Ledger::await_recovered() const {
   constexpr Milliseconds kPause{1};
   const MonotonicTime limit = monotonic_now() + state_->settings.commit_timeout;
   State::Lock lock(state_->mutex);
@@ -377,7 +376,7 @@ void DurableLedger::await_recovered() const {
   }
 }
 
-Result<LedgerCore::ByHand> DurableLedger::change(const Change& change) {
+Result<LedgerCore::ByHand> Ledger::change(const Change& change) {
   constexpr Milliseconds kGrace{1'000};  // for a group that is being written before it
   const Error unknown{.status = 503,
                       .message = "the disk did not take it, or not all of it; say it again"};
@@ -399,7 +398,7 @@ Result<LedgerCore::ByHand> DurableLedger::change(const Change& change) {
   return LedgerCore::ByHand::kAppended;
 }
 
-Survey DurableLedger::durable_records() const {
+Survey Ledger::durable_records() const {
   await_recovered();
   Survey survey;
   const std::lock_guard lock(state_->mutex);
@@ -453,9 +452,9 @@ Error too_small(uint64_t max_bytes, size_t block_bytes) {
 
 }  // namespace
 
-Result<std::unique_ptr<DurableLedger>> DurableLedger::open(std::unique_ptr<Directory> directory,
-                                                           std::shared_ptr<Database> database,
-                                                           Log& log, const Settings& settings) {
+Result<std::unique_ptr<Ledger>> Ledger::open(std::unique_ptr<Directory> directory,
+                                             std::shared_ptr<Database> database, Log& log,
+                                             const Settings& settings) {
   const size_t block_bytes = directory->block_bytes();
   if (settings.max_bytes < LedgerCore::max_bytes_min(block_bytes))
     return too_small(settings.max_bytes, block_bytes);
@@ -466,10 +465,10 @@ Result<std::unique_ptr<DurableLedger>> DurableLedger::open(std::unique_ptr<Direc
   auto state = std::make_shared<State>(std::move(directory), std::move(database), log, settings,
                                        std::move(*recovered));
   make_room(state->core.files(), log);
-  return std::unique_ptr<DurableLedger>(new DurableLedger(std::move(state)));
+  return std::unique_ptr<Ledger>(new Ledger(std::move(state)));
 }
 
-DurableLedger::DurableLedger(std::shared_ptr<State> state)
+Ledger::Ledger(std::shared_ptr<State> state)
     : state_(std::move(state)), threads_(std::make_unique<Threads>()) {
   threads_->writer = std::thread([its = state_] { its->write(); });
   threads_->keeper = std::thread([its = state_] { its->keep(); });
@@ -480,11 +479,11 @@ DurableLedger::DurableLedger(std::shared_ptr<State> state)
   }
 }
 
-DurableLedger::~DurableLedger() {
+Ledger::~Ledger() {
   close(Milliseconds{0});
 }
 
-bool DurableLedger::close(Milliseconds flush_timeout) {
+bool Ledger::close(Milliseconds flush_timeout) {
   State& state = *state_;
   State::Lock lock(state.mutex);
   if (threads_ == nullptr) return !state.is_left;
