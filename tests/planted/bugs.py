@@ -91,9 +91,12 @@ BUGS = [
     Bug(
         "rewrite a settled intent",
         LOG,
-        "if (!newer.contains(*record_id(copy))) add_to_group",
-        "add_to_group",
-        "billing_test LedgerLogTest.WhatEndsInTheSameGroupIsNotCopied",
+        "  if (group_.empty() && has_settled_work())\n"
+        "    add_copies(pending_.empty() ? most : most / kCopiesPart);\n"
+        "  while (!pending_.empty() && builder_.size() < most) take_pending();\n",
+        "  while (!pending_.empty() && builder_.size() < most) take_pending();\n"
+        "  if (has_settled_work()) add_copies(most);\n",
+        "billing_test LedgerLogTest.WhatEndsInTheSameGroupStaysEnded",
     ),
     Bug(
         "forget the unresolved",
@@ -150,8 +153,8 @@ BUGS = [
     Bug(
         "mark before acknowledgement",
         CORE,
-        "shipper_.oldest().value_or(reader_.last_sequence() + 1) - 1;",
-        "reader_.last_sequence();",
+        "  const uint64_t mark = oldest - 1;\n",
+        "  const uint64_t mark = oldest > 0 ? reader_.last_sequence() : 0;\n",
         SIMULATION,
     ),
     Bug(
