@@ -11,7 +11,6 @@
 namespace llmproxy {
 namespace {
 
-constexpr std::string_view kPrefix = "quarantine-";
 constexpr uint64_t kAlignment = 65'536;  // every block size divides it
 
 }  // namespace

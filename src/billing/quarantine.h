@@ -13,6 +13,7 @@ namespace llmproxy {
 
 class Quarantine {
  public:
+  static constexpr std::string_view kPrefix = "quarantine-";
   // Beyond either nothing is added: damage is then only told, so that a disk that goes on spoiling
   // what it holds does not fill up with copies of it.
   static constexpr size_t kFilesMax = 1'000;

@@ -59,10 +59,12 @@ class Recovery {
   Result<HeaderRead> read_header_of(File& file);
   void quarantine_file(const std::string& name, uint64_t size, bool has_lost);
   void quarantine_bytes(const Found& found, uint64_t offset, uint64_t size);
+  std::optional<Error> look_at_quarantine(const std::vector<std::string>& names);
   std::optional<Error> read_side();
   std::optional<Error> drop_torn();
   std::optional<Error> set_cutoffs();
   void tell_of_damaged_headers();
+  void tell_of_headless(uint64_t number);
   void tell_of_missing_segments();
   void lose(uint64_t first, uint64_t last);
   void enter(Found& found);
@@ -90,8 +92,9 @@ class Recovery {
   Recovered result_;
   std::map<uint64_t, Found> found_;
   std::map<uint64_t, Headless> headless_;
-  bool has_lost_segment_ = false;  // and told
-  bool has_lost_end_ = false;      // it was the newest: what it held, nobody knows
+  std::map<uint64_t, size_t> set_aside_;  // by a start before, and the groups that they hold
+  bool has_lost_segment_ = false;         // and told
+  bool has_lost_end_ = false;             // it was the newest: what it held, nobody knows
   uint64_t highest_number_ = 0;
   std::optional<Held> held_;
   Found* entered_ = nullptr;     // the segment that is being replayed, and held_ lies in
@@ -201,6 +204,29 @@ std::optional<Error> Recovery::set_aside(uint64_t number, std::shared_ptr<File> 
   return std::nullopt;
 }
 
+// A start that found the header of the newest segment damaged put that into the quarantine, and may
+// have ended before it wrote anything: this one must find the same.
+std::optional<Error> Recovery::look_at_quarantine(const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    if (!name.starts_with(Quarantine::kPrefix)) continue;
+    const auto number = segment_number(name.substr(Quarantine::kPrefix.size()));
+    if (!number) continue;
+    if (!found_.empty() && *number < found_.rbegin()->first) continue;
+    std::unique_ptr<File> file;
+    if (const int error = directory_.open(name, file); error != 0) return disk_error(name, error);
+    GroupCursor cursor(std::move(file), kBlockBytesMin, 0);
+    size_t groups = 0;
+    for (GroupRead::State state = cursor.next(); state != GroupRead::State::kEnd;
+         state = cursor.next()) {
+      if (cursor.error() != 0) return disk_error(name, cursor.error());
+      groups += state == GroupRead::State::kOk ? 1 : 0;
+    }
+    highest_number_ = std::max(highest_number_, *number);
+    set_aside_.emplace(*number, groups);
+  }
+  return std::nullopt;
+}
+
 std::optional<Error> Recovery::find_segments() {
   std::vector<std::string> names, unused;
   if (const int error = directory_.list(names); error != 0)
@@ -214,6 +240,7 @@ std::optional<Error> Recovery::find_segments() {
   for (const uint64_t number : numbers) {
     if (auto error = look_at(number, unused)) return error;
   }
+  if (auto error = look_at_quarantine(names)) return error;
   if (options_.is_survey) return std::nullopt;
   for (const std::string& name : unused) {
     if (const int error = directory_.remove(name); error != 0 && error != ENOENT)
@@ -292,11 +319,20 @@ void Recovery::tell_of_damaged_headers() {
     if (!has_lost) continue;
     has_lost_segment_ = true;
     has_lost_end_ |= number > newest;
-    result_.alarms.push_back(
-        fmt::format("{0} held records that were durable, and its header is damaged; bills among "
-                    "them must be found by hand, in quarantine-{0}",
-                    segment_name(number)));
+    tell_of_headless(number);
   }
+  for (const auto& [number, groups] : set_aside_) {
+    if (number < newest || groups <= 1) continue;
+    has_lost_segment_ = has_lost_end_ = true;
+    tell_of_headless(number);
+  }
+}
+
+void Recovery::tell_of_headless(uint64_t number) {
+  result_.alarms.push_back(
+      fmt::format("{0} held records that were durable, and its header is damaged; bills among them "
+                  "must be found by hand, in quarantine-{0}",
+                  segment_name(number)));
 }
 
 // A segment goes after a mark in a later one, and that one stays until there is another mark.
