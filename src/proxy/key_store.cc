@@ -65,11 +65,6 @@ enum class Health : uint8_t {
 
 constexpr size_t kIdShownMax = 256;
 
-// A record of the ledger has a bound; a key whose names exceed it could not be billed.
-bool fits_ledger(const Key& key) {
-  return key.id.size() + key.user_id.bytes.size() + key.user_id.text.size() <= kKeyBytesMax;
-}
-
 Answer judge(const std::shared_ptr<const Key>& key) {
   Answer answer;
   const bool is_good = key != nullptr && !key->is_expired(wall_now_ms());
@@ -278,7 +273,7 @@ void KeyStore::State::publish(Lookup& lookup, KeyLookup found, const std::string
 
 KeyStore::Answer KeyStore::State::read_answer(KeyLookup found) {
   Answer answer;
-  if (found.state == KeyLookup::State::kFound && !fits_ledger(found.key)) {
+  if (found.state == KeyLookup::State::kFound && !fits_record(found.key)) {
     found.state = KeyLookup::State::kUnusable;
     found.detail = fmt::format("key {}: _id and user_id take more than {} bytes together",
                                std::string_view(found.key.id).substr(0, kIdShownMax), kKeyBytesMax);
