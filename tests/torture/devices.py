@@ -15,6 +15,7 @@ import subprocess
 import time
 
 from . import power
+from .life import copy_tree
 from .oracle import WRONG
 from .scenarios import Scenario
 
@@ -121,7 +122,7 @@ def _move_in(worker, life, way):
     life.data.mkdir()
     device = Device(worker.directory, life.data)
     device.mount(SMALL_BYTES if way == "full" else IMAGE_BYTES)
-    shutil.copytree(aside, life.data, dirs_exist_ok=True)
+    copy_tree(aside, life.data)
     shutil.rmtree(aside)
     power.run("sync", "-f", life.data)
     return device

@@ -28,6 +28,13 @@ QUIET = {"MONGOC_DISABLE_SHM": "1"}
 BAD_ENDS = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE)
 
 
+def copy_tree(source, place):
+    """Without the control socket that a killed proxy leaves."""
+    shutil.copytree(
+        source, place, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns("control.sock")
+    )
+
+
 class Problem(Exception):
     """The program did what it must not, whatever the bills say."""
 
@@ -43,7 +50,7 @@ class Life:
             self.directory.mkdir(parents=True)
             crowd.begin()
         else:
-            shutil.copytree(template.directory, self.directory)
+            copy_tree(template.directory, self.directory)
             crowd.begin(template.requests)
         self.data = self.directory / "data"
         self.data.mkdir(exist_ok=True)

@@ -23,6 +23,7 @@ import threading
 import time
 
 from . import scenarios
+from .life import copy_tree
 from .oracle import LOST
 from .worker import Result
 
@@ -170,7 +171,7 @@ def _move_in(life, machine):
     life.data.mkdir()
     machine.wipe()
     machine.mount(machine.disk)
-    shutil.copytree(aside, life.data, dirs_exist_ok=True)
+    copy_tree(aside, life.data)
     shutil.rmtree(aside)
     run("sync", "-f", life.data)
 

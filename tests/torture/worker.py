@@ -107,7 +107,7 @@ class Worker:
         kept = self.failures / f"{name.replace(' ', '-')}-{time.time_ns()}"
         self.failures.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(OSError):
-            shutil.copytree(self.life_directory, kept, symlinks=True)
+            life.copy_tree(self.life_directory, kept)
         kept.mkdir(exist_ok=True)
         lines = [how, *(f"{word}: {text}" for word, text in problems), "", "requests:"]
         lines += [f"{request} {request.error or ''}" for request in self.crowd.journal.copy()]
