@@ -82,13 +82,6 @@ BUGS = [
         SIMULATION,
     ),
     Bug(
-        "mark in the segment it frees",
-        STATE,
-        "      mark_segment_ > oldest.number || oldest.last_sequence < oldest.first_sequence;",
-        "      mark_segment_ > 0 || oldest.last_sequence < oldest.first_sequence;",
-        "billing_test LedgerStateTest.AMarkInTheSegmentItselfDoesNotFreeIt",
-    ),
-    Bug(
         "rewrite a settled intent",
         LOG,
         "  if (group_.empty() && has_settled_work())\n"
