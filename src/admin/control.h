@@ -41,7 +41,7 @@ class ControlServer {
 };
 
 // Says `line` to the one who serves at `path`. False: nobody answered within `limit`, and `answer`
-// says why not in words; it may have been done all the same where `was_said`.
+// says in words why not; it may have been done all the same where `was_said`.
 bool ask_control(const std::string& path, std::string_view line, Milliseconds limit,
                  std::string& answer, bool& was_said);
 

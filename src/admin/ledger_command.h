@@ -5,9 +5,10 @@
 //   {"command":"resolve","id":ID,"prompt_n":N,"completion_n":N}   or "free":true for the figures
 //   {"command":"requeue","id":ID}                                 or "all":true for the id
 //   {"command":"rebill","id":ID}
-//   {"status":200,"message":TEXT}            404, 409, 503: as Ledger's; 400: no such
-//   command
+//   {"status":200,"message":TEXT}
 //   {"status":200,"message":TEXT,"counts":{NAME:N,...}}           of status
+//
+// The status of an answer is 200, 400 for what is no command, or that of Ledger's Error.
 #pragma once
 
 #include <optional>
