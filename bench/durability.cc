@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <string_view>
 
@@ -36,7 +37,9 @@ class DiskProbe {
     fsync(fd_.get());
   }
 
+  // On the core of the proxies: a disk's interrupts reach one core sooner than another.
   double median_us() {
+    pin_to_core(kMeasuredCore);
     Samples samples;
     for (size_t i = 0; i < kBlocks; ++i) {
       const int64_t begin = monotonic_ns();
@@ -46,6 +49,7 @@ class DiskProbe {
       }
       samples.add(static_cast<double>(monotonic_ns() - begin) / 1000);
     }
+    pin_to_core(kLoadCore);
     return samples.median();
   }
 
@@ -81,12 +85,13 @@ void measure_side(Side& side, size_t lane, bool is_counted) {
 }
 
 // Of two lists of rounds, one by one.
-Samples ratios(const Samples& above, const Samples& below) {
-  Samples ratios;
-  for (size_t i = 0; i < std::min(above.all().size(), below.all().size()); ++i) {
-    ratios.add(above.all()[i] / below.all()[i]);
+template <class Operation>
+Samples combine(const Samples& one, const Samples& other, Operation operation) {
+  Samples results;
+  for (size_t i = 0; i < std::min(one.all().size(), other.all().size()); ++i) {
+    results.add(operation(one.all()[i], other.all()[i]));
   }
-  return ratios;
+  return results;
 }
 
 void print(const Side& durable, const Side& unsynced, const Samples& commit_us) {
@@ -96,14 +101,17 @@ void print(const Side& durable, const Side& unsynced, const Samples& commit_us) 
                kConnections[lane], "", "durable", "syncs taken away", "ratio");
     const auto row = [](const char* name, const Samples& one, const Samples& other, int digits) {
       fmt::print("{:<14} {:>24} {:>24} {:>26}\n", name, spread(one, digits), spread(other, digits),
-                 spread(ratios(one, other), 2));
+                 spread(combine(one, other, std::divides<>()), 2));
     };
     row("CPU us/request", with.cpu_us, without.cpu_us, 1);
     row("requests/s", with.rate, without.rate, 0);
     row("latency us", with.latency_us, without.latency_us, 0);
     row("core busy %", with.busy, without.busy, 0);
   }
-  fmt::print("\none commit of this disk (4 KiB, O_DIRECT and O_DSYNC), us: {}\n",
+  const Samples more = combine(durable.figures.back().latency_us,
+                               unsynced.figures.back().latency_us, std::minus<>());
+  fmt::print("\nlatency of 1 connection, us more than without syncs: {}\n", spread(more, 0));
+  fmt::print("one commit of this disk (4 KiB, O_DIRECT and O_DSYNC), us:  {}\n",
              spread(commit_us, 0));
 }
 
@@ -124,10 +132,10 @@ void run(const std::string& binary, const std::string& library, size_t rounds) {
   std::fflush(stdout);
   std::array<Side*, 2> sides{durable.get(), unsynced.get()};
   for (size_t round = 0; round <= rounds; ++round) {  // the first is to warm up
-    commit_us.add(probe.median_us());
     for (size_t lane = 0; lane < kConnections.size(); ++lane) {
       for (Side* side : sides) measure_side(*side, lane, round > 0);
     }
+    if (round > 0) commit_us.add(probe.median_us());
     std::swap(sides[0], sides[1]);
   }
   for (Side* side : sides) side->proxy->stop_and_check(side->way.bills);
