@@ -24,6 +24,7 @@ BATCH = 1000  # as Database::kBatchMax
 WARM_SECONDS = 3
 DRAIN_SECONDS_MAX = 600
 BETWEEN_LOOKS = 0.02
+LEDGER = {"max_bytes": 4 << 30, "ship_interval": 1}  # the program's own defaults, not the tests'
 
 
 class Load:
@@ -88,8 +89,8 @@ def bare_loop(documents):
 def outage(kind, database, seconds, rate):
     with tempfile.TemporaryDirectory(prefix="outage-") as place:
         backend = Backend()
-        proxy = Proxy(place, {"m": backend}, database or Sqlite(pathlib.Path(place) / "test.db"))
-        database = proxy.database
+        database = database or Sqlite(pathlib.Path(place) / "test.db")
+        proxy = Proxy(place, {"m": backend}, database, ledger=LEDGER)
         proxy.start()
         load = Load(proxy, rate)
         time.sleep(WARM_SECONDS)
