@@ -25,12 +25,14 @@
 #include <system_error>
 #include <utility>
 
+#include "base/aligned_memory.h"
+
 namespace llmproxy {
 namespace {
 
 constexpr const char* kLockName = "lock";
 constexpr size_t kBlockBytesMin = 512;
-constexpr size_t kBlockBytesMax = 65536;
+constexpr size_t kBlockBytesMax = AlignedMemory::kAlignment;
 constexpr size_t kBlockBytesUnknown = 4096;
 // At most so much memory is kept for callers whose own is not aligned.
 constexpr size_t kPieceBytes = size_t{1} << 20;
@@ -74,31 +76,6 @@ Descriptor open_at(int directory, const std::string& name, int flags, mode_t mod
   return Descriptor(
       uninterrupted([&] { return ::openat(directory, name.c_str(), flags | O_CLOEXEC, mode); }));
 }
-
-// Memory that O_DIRECT takes with every block size. Grows to what was asked, never shrinks.
-class AlignedMemory {
- public:
-  AlignedMemory() = default;
-  AlignedMemory(const AlignedMemory&) = delete;
-  AlignedMemory& operator=(const AlignedMemory&) = delete;
-  ~AlignedMemory() { std::free(data_); }
-
-  char* at_least(size_t size) {
-    if (size > size_) {
-      std::free(std::exchange(data_, nullptr));
-      size_ = 0;
-      const size_t rounded = (size + kBlockBytesMax - 1) / kBlockBytesMax * kBlockBytesMax;
-      data_ = static_cast<char*>(std::aligned_alloc(kBlockBytesMax, rounded));
-      if (data_ == nullptr) throw std::bad_alloc();
-      size_ = rounded;
-    }
-    return data_;
-  }
-
- private:
-  char* data_ = nullptr;
-  size_t size_ = 0;
-};
 
 bool is_multiple(uint64_t value, size_t block) {
   return value % block == 0;

@@ -48,9 +48,11 @@ struct Ledger::State {
   void write();
   void commit(Lock& lock);
   void keep();
+  void read();
   void ship();
   void ship_batch(Lock& lock);
   void wake_writer(bool has_kept_files = false);
+  void wake_reader();
 
   const std::unique_ptr<Directory> directory;
   const std::shared_ptr<Database> database;
@@ -60,7 +62,7 @@ struct Ledger::State {
   std::atomic<bool> is_failing{false};
 
   std::mutex mutex;  // guards all below
-  std::condition_variable writer_wake, keeper_wake, shipper_wake;
+  std::condition_variable writer_wake, keeper_wake, reader_wake, shipper_wake;
   std::condition_variable ended;  // close(): a thread has ended, or is in the database
   LedgerCore core;
   enum class Sleep : uint8_t {
@@ -72,19 +74,19 @@ struct Ledger::State {
   };
   Sleep writer_sleep = Sleep::kAwake;
   uint64_t writer_wakes = 0;
-  bool is_shipper_asleep = false;
-  bool is_keeper_asleep = false;  // and no time comes at which it looks by itself
+  bool is_keeper_asleep = false, is_reader_asleep = false;  // and do not look again by themselves
   bool is_in_database = false;
   bool is_closing = false;
   bool is_writing_stopped = false, is_shipping_stopped = false, is_keeping_stopped = false;
-  bool has_writer_ended = false, has_shipper_ended = false, has_keeper_ended = false;
+  bool has_writer_ended = false, has_keeper_ended = false;
+  bool has_reader_ended = false, has_shipper_ended = false;
   bool is_left = false;  // close() went on without a thread
   void (*observer)(const Event&, void*) = nullptr;
   void* observer_context = nullptr;
 };
 
 struct Ledger::Threads {
-  std::thread writer, keeper, shipper;
+  std::thread writer, keeper, reader, shipper;
 };
 
 // The writer.
@@ -130,11 +132,8 @@ void Ledger::State::commit(Lock& lock) {
   core.end_commit(error, now, told);
   is_failing = core.is_failing();
   if (core.files().has_chore(now)) keeper_wake.notify_one();
-  std::optional<MonotonicTime> later;
-  if (is_shipper_asleep && (core.next_step(now, later) != LedgerCore::Step::kNone || later)) {
-    is_shipper_asleep = false;
-    shipper_wake.notify_one();
-  }
+  wake_reader();
+  if (is_closing) shipper_wake.notify_one();  // this may have been the last
   lock.unlock();
   for (const LedgerLog::Told& one : told) {
     if (one.append.waiter != nullptr) one.append.waiter->done(one.is_durable);
@@ -191,10 +190,43 @@ void Ledger::State::keep() {
   ended.notify_all();
 }
 
+// The reader.
+
+void Ledger::State::wake_reader() {
+  if (!is_reader_asleep || !core.next_read()) return;
+  is_reader_asleep = false;
+  reader_wake.notify_one();
+}
+
+void Ledger::State::read() {
+  Lock lock(mutex);
+  while (!is_shipping_stopped && !has_shipper_ended) {
+    const std::optional<MonotonicTime> due = core.next_read();
+    if (!due || *due > monotonic_now()) {
+      is_reader_asleep = !due;
+      wait(reader_wake, lock, due);
+      is_reader_asleep = false;
+      continue;
+    }
+    LedgerCore::Reading reading = core.begin_read();
+    lock.unlock();
+    core.run_read(reading);
+    lock.lock();
+    if (is_left) return;
+    core.end_read(std::move(reading), monotonic_now(), wall_now_ms());
+    if (core.files().has_chore(monotonic_now())) keeper_wake.notify_one();
+    wake_writer();
+    shipper_wake.notify_one();
+  }
+  has_reader_ended = true;
+  ended.notify_all();
+}
+
 // The shipper.
 
 void Ledger::State::ship_batch(Lock& lock) {
   const std::vector<Event> batch = core.begin_batch();
+  wake_reader();
   is_in_database = true;
   ended.notify_all();
   lock.unlock();
@@ -215,31 +247,16 @@ void Ledger::State::ship_batch(Lock& lock) {
 void Ledger::State::ship() {
   Lock lock(mutex);
   while (!is_shipping_stopped) {
-    std::optional<MonotonicTime> later;
-    switch (core.next_step(monotonic_now(), later)) {
-      case LedgerCore::Step::kBatch:
-        ship_batch(lock);
-        continue;
-      case LedgerCore::Step::kRead: {
-        LedgerCore::Reading reading = core.begin_read();
-        lock.unlock();
-        core.run_read(reading);
-        lock.lock();
-        if (is_left) return;
-        core.end_read(std::move(reading), monotonic_now(), wall_now_ms());
-        if (core.files().has_chore(monotonic_now())) keeper_wake.notify_one();
-        wake_writer();
-        continue;
-      }
-      case LedgerCore::Step::kNone:
-        break;
+    const std::optional<MonotonicTime> due = core.next_batch();
+    if (due && *due <= monotonic_now()) {
+      ship_batch(lock);
+      continue;
     }
     if (is_closing && core.is_drained()) break;
-    is_shipper_asleep = !later;  // with a time to look at, what becomes durable need not wake it
-    wait(shipper_wake, lock, later);
-    is_shipper_asleep = false;
+    wait(shipper_wake, lock, due);
   }
   has_shipper_ended = true;
+  reader_wake.notify_one();
   ended.notify_all();
 }
 
@@ -473,8 +490,9 @@ Ledger::Ledger(std::shared_ptr<State> state)
   threads_->writer = std::thread([its = state_] { its->write(); });
   threads_->keeper = std::thread([its = state_] { its->keep(); });
   if (state_->database == nullptr) {
-    state_->has_shipper_ended = true;
+    state_->has_reader_ended = state_->has_shipper_ended = true;
   } else {
+    threads_->reader = std::thread([its = state_] { its->read(); });
     threads_->shipper = std::thread([its = state_] { its->ship(); });
   }
 }
@@ -489,6 +507,7 @@ bool Ledger::close(Milliseconds flush_timeout) {
   if (threads_ == nullptr) return !state.is_left;
   state.core.hurry();
   state.is_closing = true;
+  state.reader_wake.notify_one();
   state.shipper_wake.notify_one();
   const auto stop = [&](bool& is_stopped, std::condition_variable& wake) {
     is_stopped = true;
@@ -499,10 +518,12 @@ bool Ledger::close(Milliseconds flush_timeout) {
   };
   await(state.has_shipper_ended, monotonic_now() + flush_timeout);
   stop(state.is_shipping_stopped, state.shipper_wake);
+  state.reader_wake.notify_one();
   const MonotonicTime limit = monotonic_now() + state.settings.commit_timeout;
-  // In the database it may stay; not in a read of the disk.
-  const bool can_part = state.ended.wait_until(
-      lock, limit, [&] { return state.has_shipper_ended || state.is_in_database; });
+  // In the database a thread may stay; not in a read of the disk.
+  const bool can_part = state.ended.wait_until(lock, limit, [&] {
+    return state.has_reader_ended && (state.has_shipper_ended || state.is_in_database);
+  });
   stop(state.is_writing_stopped, state.writer_wake);
   await(state.has_writer_ended, limit);
   stop(state.is_keeping_stopped, state.keeper_wake);
@@ -520,14 +541,15 @@ bool Ledger::close(Milliseconds flush_timeout) {
   }
   const std::unique_ptr<Threads> threads = std::move(threads_);
   const auto part_from = [](std::thread& thread, bool has_ended) {
-    if (!thread.joinable()) return;  // there is no shipper
+    if (!thread.joinable()) return;  // there is none without a database
     has_ended ? thread.join() : thread.detach();
   };
   const bool has_writer_ended = state.has_writer_ended, has_keeper_ended = state.has_keeper_ended;
-  const bool has_shipper_ended = state.has_shipper_ended;
+  const bool has_reader_ended = state.has_reader_ended, has_shipper_ended = state.has_shipper_ended;
   lock.unlock();
   part_from(threads->writer, has_writer_ended);
   part_from(threads->keeper, has_keeper_ended);
+  part_from(threads->reader, has_reader_ended);
   part_from(threads->shipper, has_shipper_ended);
   return is_clean;
 }

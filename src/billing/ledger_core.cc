@@ -67,6 +67,7 @@ LedgerCore::LedgerCore(Directory& directory, Log& log, const LedgerSettings& set
               std::move(recovered.start)),
       shipper_({gathering_, settings.backoff_min, settings.backoff_max}, std::move(draw)),
       reader_(recovered.mark),
+      read_until_(recovered.mark),
       gaps_told_(std::move(recovered.lost)),
       unread_since_(now) {
   counts_.backlog = recovered.backlog;
@@ -253,31 +254,18 @@ void LedgerCore::note_told(const LedgerLog::Told& told, MonotonicTime now) {
 
 // The shipper.
 
-bool LedgerCore::wants_reading(MonotonicTime now) const {
-  if (shipper_.size() >= Shipper::kBatchMax || !withheld_.empty()) return false;
-  if (read_again_ && now < *read_again_) return false;
-  if (reader_.last_sequence() >= ledger_.durable_sequence()) return false;
-  if (is_closing_ || unread_events_ >= Shipper::kBatchMax) return true;
-  if (unread_events_ > 0 && now >= unread_since_ + gathering_) return true;
+// At most one batch ahead of the one that is in the database.
+std::optional<MonotonicTime> LedgerCore::next_read() const {
+  if (shipper_.waiting() >= Shipper::kBatchMax || !withheld_.empty()) return std::nullopt;
+  if (read_until_ >= ledger_.durable_sequence()) return std::nullopt;
   // Also past segments in which there is nothing to ship, so that they can go.
   const auto& segments = ledger_.state().segments();
-  return segments.size() > 1 && segments.begin()->second.last_sequence > reader_.last_sequence();
-}
-
-LedgerCore::Step LedgerCore::next_step(MonotonicTime now,
-                                       std::optional<MonotonicTime>& later) const {
-  const uint64_t durable = ledger_.durable_sequence();
-  later = shipper_.due();
-  if (read_again_) later = std::min(later.value_or(MonotonicTime::max()), *read_again_);
-  if (wants_reading(now)) return Step::kRead;
-  if (shipper_.due() && *shipper_.due() <= now) return Step::kBatch;
-  const bool has_unread = unread_events_ > 0 && reader_.last_sequence() < durable;
-  const bool may_read = !read_again_ && withheld_.empty() && shipper_.size() < Shipper::kBatchMax;
-  if (has_unread && may_read) {
-    const MonotonicTime due = unread_since_ + gathering_;
-    later = std::min(later.value_or(MonotonicTime::max()), due);
-  }
-  return Step::kNone;
+  const bool is_behind =
+      segments.size() > 1 && segments.begin()->second.last_sequence > read_until_;
+  const bool is_wanted = is_closing_ || is_behind || unread_events_ >= Shipper::kBatchMax;
+  if (!is_wanted && unread_events_ == 0) return std::nullopt;
+  const MonotonicTime due = is_wanted ? MonotonicTime::min() : unread_since_ + gathering_;
+  return read_again_ ? std::max(due, *read_again_) : due;
 }
 
 LedgerCore::Reading LedgerCore::begin_read() const {
@@ -303,6 +291,7 @@ void LedgerCore::tell_of_gaps() {
 }
 
 void LedgerCore::end_read(Reading reading, MonotonicTime now, WallMs wall_now) {
+  read_until_ = reader_.last_sequence();
   const MonotonicTime since = unread_since_;
   const uint64_t unread_before = unread_events_;
   for (LedgerReader::Item& item : reading.items) take_event(std::move(item), since, wall_now);
@@ -322,7 +311,8 @@ void LedgerCore::end_read(Reading reading, MonotonicTime now, WallMs wall_now) {
     counts_.backlog -= std::min(lost, counts_.backlog);
     counts_.lost += lost;
   }
-  if (unread_events_ > 0) unread_since_ = now;
+  // What was left has waited as long; what became durable meanwhile has not.
+  if (unread_events_ > 0 && !reading.is_more) unread_since_ = now;
   if (!withheld_.empty()) {  // nothing is read from now on: once
     log_.error(
         "ledger: {} events are dead: those that are too old to send wait, and all behind "
@@ -347,7 +337,7 @@ void LedgerCore::take_event(LedgerReader::Item item, MonotonicTime since, WallMs
 
 // Everything before the oldest event that waits is settled.
 void LedgerCore::move_mark() {
-  uint64_t oldest = shipper_.oldest().value_or(reader_.last_sequence() + 1);
+  uint64_t oldest = shipper_.oldest().value_or(read_until_ + 1);
   if (!withheld_.empty()) oldest = std::min(oldest, withheld_.front().sequence);
   const uint64_t mark = oldest - 1;
   const uint64_t before = ledger_.state().mark();
@@ -420,7 +410,7 @@ void LedgerCore::hurry() {
 
 bool LedgerCore::is_drained() const {
   return !ledger_.has_pending() && !ledger_.is_writing() && shipper_.size() == 0 &&
-         withheld_.empty() && reader_.last_sequence() >= ledger_.durable_sequence();
+         withheld_.empty() && read_until_ >= ledger_.durable_sequence();
 }
 
 LedgerCounts LedgerCore::counts() const {

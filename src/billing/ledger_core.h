@@ -109,10 +109,9 @@ class LedgerCore {
   LedgerLog& files() { return ledger_; }
   const LedgerLog& files() const { return ledger_; }
 
-  // The shipper. next_step: when one of the two below is wanted; nothing: not before something is
-  // durable.
-  enum class Step : uint8_t { kNone, kRead, kBatch };
-  Step next_step(MonotonicTime now, std::optional<MonotonicTime>& later) const;
+  // The reader, which reads the next batch for the shipper while one is in the database. next_read:
+  // when begin_read should be called; nothing: not before something is durable, or a batch taken.
+  std::optional<MonotonicTime> next_read() const;
   struct Reading {
     std::vector<SegmentView> views;
     uint64_t until = 0;
@@ -121,8 +120,11 @@ class LedgerCore {
     bool is_more = false;
   };
   Reading begin_read() const;
-  void run_read(Reading& reading);  // blocks; touches nothing but the shipper's own reader
+  void run_read(Reading& reading);  // blocks; touches nothing that anything else here does
   void end_read(Reading reading, MonotonicTime now, WallMs wall_now);
+
+  // The shipper. next_batch: when begin_batch should be called; nothing: not before end_read.
+  std::optional<MonotonicTime> next_batch() const { return shipper_.due(); }
   std::vector<Event> begin_batch() { return shipper_.take(); }
   std::vector<Event> end_batch(BatchResult result, MonotonicTime now);  // the delivered ones
   // The end: everything at once, and nothing new.
@@ -153,7 +155,6 @@ class LedgerCore {
   void bury_withheld();
   void bury(Event event, std::string reason, DeadRecord::Kind kind);
   void move_mark();
-  bool wants_reading(MonotonicTime now) const;
 
   Log& log_;
   const LedgerSettings settings_;
@@ -171,7 +172,8 @@ class LedgerCore {
   bool has_upkeep_ = false;
 
   Shipper shipper_;
-  LedgerReader reader_;
+  LedgerReader reader_;                      // between begin_read and end_read it is run_read's
+  uint64_t read_until_;                      // its last sequence as of end_read
   std::vector<Gap> gaps_told_;               // by recovery
   std::deque<LedgerReader::Item> withheld_;  // events, too old to send, beyond kDeadMax
   size_t dead_pending_ = 0;                  // dead ones that are not durable yet

@@ -69,22 +69,17 @@ class LedgerCoreTest : public testing::Test {
   int ship(int most = 1'000) {
     for (int i = 0; i < most; ++i) {
       now_ += milliseconds(1'000);
-      std::optional<MonotonicTime> later;
-      switch (core_->next_step(now_, later)) {
-        case LedgerCore::Step::kRead: {
-          LedgerCore::Reading reading = core_->begin_read();
-          core_->run_read(reading);
-          core_->end_read(std::move(reading), now_, wall_);
-          break;
-        }
-        case LedgerCore::Step::kBatch: {
-          const std::vector<Event> batch = core_->begin_batch();
-          for (const Event& event : batch) sent_.push_back(event.prompt_n);
-          core_->end_batch({std::vector<Delivery>(batch.size(), answer_), "scripted"}, now_);
-          break;
-        }
-        case LedgerCore::Step::kNone:
-          if (!later || *later > now_) return i;
+      const auto is_due = [&](std::optional<MonotonicTime> when) { return when && *when <= now_; };
+      if (is_due(core_->next_read())) {
+        LedgerCore::Reading reading = core_->begin_read();
+        core_->run_read(reading);
+        core_->end_read(std::move(reading), now_, wall_);
+      } else if (is_due(core_->next_batch())) {
+        const std::vector<Event> batch = core_->begin_batch();
+        for (const Event& event : batch) sent_.push_back(event.prompt_n);
+        core_->end_batch({std::vector<Delivery>(batch.size(), answer_), "scripted"}, now_);
+      } else {
+        return i;
       }
     }
     return most;
@@ -97,6 +92,12 @@ class LedgerCoreTest : public testing::Test {
   void settle(Settlement one) {
     ASSERT_TRUE(one.was_unresolved || core_->reserve(one.intent)) << one.intent.id.hex();
     (void)core_->settle(std::move(one), nobody_);
+  }
+  void bill_many(uint16_t count) {
+    constexpr uint16_t kAtOnce = 100;
+    for (int i = 1; i <= count; i += kAtOnce) {
+      bill_some(static_cast<uint16_t>(i), static_cast<uint16_t>(std::min(i + kAtOnce - 1, +count)));
+    }
   }
   void bill_some(uint16_t first, uint16_t last) {
     for (uint16_t i = first; i <= last; ++i) settle(settlement(Outcome::Kind::kBilled, i));
@@ -149,15 +150,55 @@ TEST_F(LedgerCoreTest, ABackendThatMakesManyUnresolvedOnesWaitsForThemToBeResolv
   EXPECT_TRUE(is_taken("worse")) << "it has none any more";
 }
 
+// The way to the database.
+
+class Shipping : public LedgerCoreTest {
+ protected:
+  static constexpr uint16_t kBatch = Shipper::kBatchMax;
+  bool is_due(std::optional<MonotonicTime> when) const { return when && *when <= now_; }
+  void read() {
+    LedgerCore::Reading reading = core_->begin_read();
+    core_->run_read(reading);
+    core_->end_read(std::move(reading), now_, wall_);
+  }
+  BatchResult delivered(size_t events) { return {std::vector<Delivery>(events, kDelivered), ""}; }
+};
+
+TEST_F(Shipping, OneBatchIsReadWhileOneIsInTheDatabase) {
+  bill_many(4 * kBatch);
+  read();
+  EXPECT_FALSE(core_->next_read()) << "one is enough until it is taken";
+  const std::vector<Event> first = core_->begin_batch();
+  ASSERT_TRUE(is_due(core_->next_read()));
+  read();
+  EXPECT_FALSE(core_->next_read()) << "and one ahead";
+  EXPECT_FALSE(core_->next_batch()) << "one goes at a time";
+  core_->end_batch(delivered(first.size()), now_);
+  ASSERT_TRUE(is_due(core_->next_batch()));
+  const std::vector<Event> second = core_->begin_batch();
+  EXPECT_EQ(first.back().prompt_n, static_cast<int64_t>(first.size()));
+  EXPECT_EQ(second.front().prompt_n, first.back().prompt_n + 1);
+}
+
+TEST_F(Shipping, TheRestOfABacklogDoesNotWaitForMoreToGoWithIt) {
+  bill_many(2 * kBatch + 10);
+  now_ += settings_.ship_interval;
+  size_t sent = 0;
+  while (is_due(core_->next_read())) {
+    read();
+    const size_t events = core_->begin_batch().size();
+    core_->end_batch(delivered(events), now_);
+    sent += events;
+  }
+  EXPECT_EQ(sent, 2u * kBatch + 10);
+}
+
 // Dead events.
 
 class ManyDead : public LedgerCoreTest {
  protected:
   static constexpr uint16_t kMore = 50;
-  void bill_all() {
-    constexpr uint16_t kAll = LedgerCore::kDeadMax + kMore;
-    for (uint16_t i = 1; i <= kAll; i += 100) bill_some(i, std::min<uint16_t>(i + 99, kAll));
-  }
+  void bill_all() { bill_many(LedgerCore::kDeadMax + kMore); }
   size_t dead() const { return core_->files().state().dead().size(); }
 };
 

@@ -7,29 +7,31 @@
 namespace llmproxy {
 namespace {
 
-constexpr size_t kPieceBytes = size_t{256} << 10;
-constexpr uint64_t kAlignment = 65'536;  // every block size divides it
+constexpr size_t kPieceBytes = size_t{1} << 20;
+constexpr uint64_t kAlignment = AlignedMemory::kAlignment;
 
 }  // namespace
 
 GroupCursor::GroupCursor(std::shared_ptr<File> file, size_t block_bytes, uint64_t offset)
     : file_(std::move(file)), block_bytes_(block_bytes), offset_(offset) {}
 
-// At least `size` bytes from `offset` on, or fewer where the file ends or cannot be read. The
-// file's blocks may be smaller than those of the device that it lies on now.
-std::string_view GroupCursor::bytes_at(uint64_t offset, size_t size) {
-  const bool is_there = offset >= buffer_at_ && offset + size <= buffer_at_ + buffer_.size();
+// At least `size` bytes from `offset` on, or fewer where the file ends or cannot be read; perhaps
+// more, up to about `end`. The file's blocks may be smaller than those of the device that it lies
+// on now.
+std::string_view GroupCursor::read(uint64_t offset, size_t size, uint64_t end) {
+  const bool is_there = offset >= bytes_at_ && offset + size <= bytes_at_ + bytes_;
   if (!is_there) {
-    buffer_at_ = offset / kAlignment * kAlignment;
-    const size_t wanted = size + static_cast<size_t>(offset - buffer_at_);
-    buffer_.resize((wanted + kPieceBytes - 1) / kPieceBytes * kPieceBytes);
-    size_t n = 0;
+    bytes_at_ = offset / kAlignment * kAlignment;
+    const size_t least = size + static_cast<size_t>(offset - bytes_at_);
+    const size_t wanted = std::max(least, std::min(kPieceBytes, end - bytes_at_));
+    const size_t rounded = (wanted + kAlignment - 1) / kAlignment * kAlignment;
     ++reads_;
-    error_ = file_->read(buffer_at_, buffer_, n);
-    buffer_.resize(error_ == 0 ? n : 0);
+    bytes_ = 0;
+    error_ = file_->read(bytes_at_, {memory_.at_least(rounded), rounded}, bytes_);
+    if (error_ != 0) bytes_ = 0;
   }
-  const auto begin = static_cast<size_t>(offset - buffer_at_);
-  return std::string_view(buffer_).substr(std::min(begin, buffer_.size()));
+  const std::string_view all(memory_.at_least(0), bytes_);
+  return all.substr(std::min(static_cast<size_t>(offset - bytes_at_), bytes_));
 }
 
 GroupRead::State GroupCursor::next(uint64_t end) {
@@ -40,7 +42,7 @@ GroupRead::State GroupCursor::next(uint64_t end) {
   if (begin >= end) return State::kEnd;
   size_t wanted = block_bytes_;
   for (const uint64_t reads_before = reads_;;) {
-    const std::string_view bytes = bytes_at(begin, wanted);
+    const std::string_view bytes = read(begin, wanted, end);
     if (error_ != 0) return State::kDamaged;
     group_ = read_group(bytes, block_bytes_);
     if (group_.state == State::kMore && bytes.size() >= wanted && group_.size > wanted) {
@@ -49,7 +51,7 @@ GroupRead::State GroupCursor::next(uint64_t end) {
       size_ = group_.size;
       return State::kOk;
     } else if (reads_ == reads_before) {
-      buffer_.clear();  // read when this was still being written
+      bytes_ = 0;  // read when this was still being written
     } else {
       return look_on(end);
     }
@@ -62,11 +64,11 @@ GroupRead::State GroupCursor::look_on(uint64_t end) {
   using State = GroupRead::State;
   uint64_t last = offset_;
   for (uint64_t at = offset_; at < end; at += block_bytes_) {
-    const std::string_view bytes = bytes_at(at, block_bytes_);
+    const std::string_view bytes = read(at, block_bytes_, end);
     if (error_ != 0) return State::kDamaged;
     GroupRead found = read_group(bytes, block_bytes_);
     if (found.state == State::kMore && bytes.size() >= block_bytes_)
-      found = read_group(bytes_at(at, found.size), block_bytes_);
+      found = read_group(read(at, found.size, end), block_bytes_);
     if (error_ != 0) return State::kDamaged;
     if (found.state == State::kOk && at > offset_ && found.size <= end - at) {
       size_ = at - offset_;
@@ -80,7 +82,7 @@ GroupRead::State GroupCursor::look_on(uint64_t end) {
     if (found.state != State::kEnd) last = at + block_bytes_;
   }
   size_ = (end == kUnknown ? last : end) - offset_;
-  buffer_.clear();  // a group may be written there
+  bytes_ = 0;  // a group may be written there
   return size_ > 0 ? State::kDamaged : State::kEnd;
 }
 

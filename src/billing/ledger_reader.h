@@ -6,9 +6,10 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <string>
+#include <string_view>
 #include <vector>
 
+#include "base/aligned_memory.h"
 #include "base/file.h"
 #include "billing/ledger_log.h"
 #include "billing/record.h"
@@ -37,7 +38,7 @@ class GroupCursor {
   int error() const { return error_; }
 
  private:
-  std::string_view bytes_at(uint64_t offset, size_t size);
+  std::string_view read(uint64_t offset, size_t size, uint64_t end);
   GroupRead::State look_on(uint64_t end);
 
   const std::shared_ptr<File> file_;
@@ -46,8 +47,9 @@ class GroupCursor {
   uint64_t size_ = 0;
   int error_ = 0;
   GroupRead group_;
-  std::string buffer_;
-  uint64_t buffer_at_ = 0;
+  AlignedMemory memory_;  // bytes_ of it, from bytes_at_ on in the file
+  size_t bytes_ = 0;
+  uint64_t bytes_at_ = 0;
   uint64_t reads_ = 0;
 };
 

@@ -131,6 +131,7 @@ class LedgerSimulation {
   void make_progress();
   void commit();
   void chore();
+  void read();
   void ship();
   void finish();
   void drain();
@@ -390,24 +391,21 @@ inline void LedgerSimulation::chore() {
 }
 
 inline void LedgerSimulation::ship() {
-  std::optional<MonotonicTime> later;
-  switch (core_->next_step(now_, later)) {
-    case LedgerCore::Step::kRead: {
-      LedgerCore::Reading reading = core_->begin_read();
-      if (chance(3)) commit();
-      core_->run_read(reading);
-      core_->end_read(std::move(reading), now_, wall_);
-      return;
-    }
-    case LedgerCore::Step::kBatch: {
-      const std::vector<Event> batch = core_->begin_batch();
-      if (chance(3)) commit();
-      core_->end_batch(database_.write(batch), now_);
-      return;
-    }
-    case LedgerCore::Step::kNone:
-      return;
-  }
+  const std::optional<MonotonicTime> due = core_->next_batch();
+  if (!due || *due > now_ || chance(3)) return read();
+  const std::vector<Event> batch = core_->begin_batch();
+  if (chance(3)) commit();
+  if (chance(3)) read();
+  core_->end_batch(database_.write(batch), now_);
+}
+
+inline void LedgerSimulation::read() {
+  const std::optional<MonotonicTime> due = core_->next_read();
+  if (!due || *due > now_) return;
+  LedgerCore::Reading reading = core_->begin_read();
+  if (chance(3)) commit();
+  core_->run_read(reading);
+  core_->end_read(std::move(reading), now_, wall_);
 }
 
 // The last life: all ends, and everything is shipped.

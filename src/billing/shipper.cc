@@ -14,9 +14,8 @@ Shipper::Shipper(Settings settings, std::function<double()> draw)
 bool Shipper::push(uint64_t sequence, Event event, MonotonicTime now) {
   LLMPROXY_CHECK(queue_.empty() || sequence > queue_.back().sequence);
   queue_.push_back({sequence, std::move(event)});
-  const size_t waiting = queue_.size() - under_way_;
-  if (waiting == 1) oldest_ = now;
-  return waiting == 1 || waiting == kBatchMax;
+  if (waiting() == 1) oldest_ = now;
+  return waiting() == 1 || waiting() == kBatchMax;
 }
 
 std::optional<MonotonicTime> Shipper::due() const {

@@ -256,6 +256,7 @@ InsertReply MongoDatabase::insert(const Client& client, std::span<const Event> e
   }
   BsonDocument options, reply;
   options.add_bool("ordered", false);
+  options.add_bool("validate", false);  // made here
   add_write_concern(options);
   bson_error_t error{};
   const Collection collection = client.events();

@@ -186,6 +186,7 @@ class MongoServer:
         self._errors = open(directory / "mongo-server.log", "wb")
         self._process = subprocess.Popen(
             [ROOT / "tests/mongo/start", "0"],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
@@ -200,6 +201,18 @@ class MongoServer:
             serverSelectionTimeoutMS=int(DEADLINE * 1000),
         )
 
+    def stop(self):
+        """Its connections end and its port closes; what it holds stays."""
+        self._tell("stop")
+
+    def resume(self):
+        self._tell("start")
+
+    def _tell(self, word):
+        self._process.stdin.write(word + "\n")
+        self._process.stdin.flush()
+        assert int(self._process.stdout.readline()) == self.port
+
     def wipe(self):
         for database in ("cgc", "billing"):
             self.client.drop_database(database)
@@ -208,5 +221,6 @@ class MongoServer:
         self.client.close()
         self._process.terminate()
         self._process.wait(DEADLINE)
+        self._process.stdin.close()
         self._process.stdout.close()
         self._errors.close()
