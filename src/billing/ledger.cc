@@ -235,6 +235,7 @@ void Ledger::State::ship_batch(Lock& lock) {
   is_in_database = false;
   if (is_left) return;
   const std::vector<Event> delivered = core.end_batch(result, monotonic_now());
+  wake_reader();
   wake_writer();
   if (observer == nullptr) return;
   const auto call = observer;

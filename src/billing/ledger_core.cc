@@ -263,7 +263,8 @@ std::optional<MonotonicTime> LedgerCore::next_read() const {
   const bool is_behind =
       segments.size() > 1 && segments.begin()->second.last_sequence > read_until_;
   const bool is_wanted = is_closing_ || is_behind || unread_events_ >= Shipper::kBatchMax;
-  if (!is_wanted && unread_events_ == 0) return std::nullopt;
+  // Less than a whole batch gathers as long as the database is busy.
+  if (!is_wanted && (unread_events_ == 0 || shipper_.is_under_way())) return std::nullopt;
   const MonotonicTime due = is_wanted ? MonotonicTime::min() : unread_since_ + gathering_;
   return read_again_ ? std::max(due, *read_again_) : due;
 }

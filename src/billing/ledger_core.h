@@ -110,7 +110,8 @@ class LedgerCore {
   const LedgerLog& files() const { return ledger_; }
 
   // The reader, which reads the next batch for the shipper while one is in the database. next_read:
-  // when begin_read should be called; nothing: not before something is durable, or a batch taken.
+  // when begin_read should be called; nothing: not before something is durable, or a batch taken or
+  // answered.
   std::optional<MonotonicTime> next_read() const;
   struct Reading {
     std::vector<SegmentView> views;

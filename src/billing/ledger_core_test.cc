@@ -193,6 +193,23 @@ TEST_F(Shipping, TheRestOfABacklogDoesNotWaitForMoreToGoWithIt) {
   EXPECT_EQ(sent, 2u * kBatch + 10);
 }
 
+TEST_F(Shipping, LessThanABatchGathersWhileOneIsInTheDatabase) {
+  bill_some(1, 1);
+  now_ += settings_.ship_interval;
+  read();
+  const std::vector<Event> first = core_->begin_batch();
+  for (uint16_t i = 2; i <= 6; ++i) {
+    bill_some(i, i);
+    now_ += settings_.ship_interval;
+    EXPECT_FALSE(core_->next_read()) << i;
+  }
+  core_->end_batch(delivered(first.size()), now_);
+  ASSERT_TRUE(is_due(core_->next_read()));
+  read();
+  ASSERT_TRUE(is_due(core_->next_batch()));
+  EXPECT_EQ(core_->begin_batch().size(), 5u);
+}
+
 // Dead events.
 
 class ManyDead : public LedgerCoreTest {
