@@ -55,7 +55,7 @@ class Shipper {
   // The oldest sequence that is not settled; nothing: none is here.
   std::optional<uint64_t> oldest() const;
   size_t size() const { return queue_.size(); }
-  bool is_under_way() const { return under_way_ > 0; }  // between take() and answer()
+  bool is_under_way() const { return under_way_ > 0; }           // between take() and answer()
   size_t waiting() const { return queue_.size() - under_way_; }  // for the next take()
 
  private:
