@@ -22,10 +22,10 @@
 #include <fstream>
 #include <mutex>
 #include <new>
-#include <system_error>
 #include <utility>
 
 #include "base/aligned_memory.h"
+#include "base/text.h"
 
 namespace llmproxy {
 namespace {
@@ -321,10 +321,6 @@ int RealDirectory::free_bytes(uint64_t& bytes) {
 
 // Opening.
 
-std::string text_of(int error) {
-  return std::generic_category().message(error);
-}
-
 // Makes `path` and what is missing above it, each durable in its parent.
 int make_directory(const std::string& path) {
   const size_t name_end = path.find_last_not_of('/');
@@ -381,24 +377,24 @@ std::unique_ptr<Directory> open_directory(const std::string& path, std::string& 
   Descriptor directory = open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
   if (!directory.is_open() && errno == ENOENT) {
     if (int error = make_directory(path)) {
-      problem = "cannot make it: " + text_of(error);
+      problem = "cannot make it: " + errno_text(error);
       return nullptr;
     }
     directory = open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
   }
   if (!directory.is_open()) {
-    problem = "cannot open it: " + text_of(errno);
+    problem = "cannot open it: " + errno_text(errno);
     return nullptr;
   }
   Descriptor lock = open_at(directory.get(), kLockName, O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
   if (!lock.is_open()) {
-    problem = "cannot open the file \"lock\" in it: " + text_of(errno);
+    problem = "cannot open the file \"lock\" in it: " + errno_text(errno);
     return nullptr;
   }
   // Belongs to this open file: a second descriptor is refused in this process too.
   if (int error = error_of([&] { return ::flock(lock.get(), LOCK_EX | LOCK_NB); })) {
-    problem =
-        error == EWOULDBLOCK ? std::string(kDirectoryIsTaken) : "cannot lock it: " + text_of(error);
+    problem = error == EWOULDBLOCK ? std::string(kDirectoryIsTaken)
+                                   : "cannot lock it: " + errno_text(error);
     return nullptr;
   }
   const size_t block_bytes = block_bytes_of(directory);
@@ -408,7 +404,7 @@ std::unique_ptr<Directory> open_directory(const std::string& path, std::string& 
 std::unique_ptr<Directory> open_directory_to_read(const std::string& path, std::string& problem) {
   Descriptor directory = open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
   if (!directory.is_open()) {
-    problem = "cannot open it: " + text_of(errno);
+    problem = "cannot open it: " + errno_text(errno);
     return nullptr;
   }
   const size_t block_bytes = block_bytes_of(directory);

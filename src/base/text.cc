@@ -2,6 +2,7 @@
 #include "base/text.h"
 
 #include <cstdint>
+#include <system_error>
 
 namespace llmproxy {
 
@@ -40,6 +41,10 @@ bool is_printable(std::string_view text) {
     text.remove_prefix(length);
   }
   return true;
+}
+
+std::string errno_text(int error) {
+  return std::generic_category().message(error);
 }
 
 }  // namespace llmproxy

@@ -1,8 +1,9 @@
-// UTF-8, and what of it may be shown to a person as it is: no control characters. Says nothing of
-// how wide it is on a terminal.
+// Text for people: what of UTF-8 may be shown to a person as it is (no control characters; says
+// nothing of how wide it is on a terminal), and the words for an error of the system.
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <string_view>
 
 namespace llmproxy {
@@ -16,5 +17,8 @@ size_t printable_length(std::string_view text);
 
 // No control character in it, and all of it UTF-8.
 bool is_printable(std::string_view text);
+
+// What this value of errno means; on any thread, which std::strerror does not promise.
+std::string errno_text(int error);
 
 }  // namespace llmproxy

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <string>
 
 namespace llmproxy {
@@ -76,6 +77,11 @@ TEST(IsPrintable, LooksAtTheWholeText) {
                    "31m"));
   EXPECT_FALSE(is_printable("a\xff"));
   EXPECT_FALSE(is_printable(std::string_view("a\0b", 3)));
+}
+
+TEST(ErrnoText, SaysWhatTheValueMeans) {
+  EXPECT_EQ(errno_text(ENOSPC), "No space left on device");
+  EXPECT_EQ(errno_text(12345), "Unknown error 12345");
 }
 
 }  // namespace

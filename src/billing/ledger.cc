@@ -6,7 +6,6 @@
 
 #include <atomic>
 #include <condition_variable>
-#include <cstring>
 #include <mutex>
 #include <optional>
 #include <random>
@@ -14,6 +13,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/text.h"
 #include "billing/ledger_words.h"
 
 namespace llmproxy {
@@ -180,7 +180,7 @@ void Ledger::State::keep() {
     if (is_left) return;
     files.end_chore(*chore, error, monotonic_now());
     if (error != 0) {
-      log.error("ledger: its files cannot be kept: {}; trying again", std::strerror(error));
+      log.error("ledger: its files cannot be kept: {}; trying again", errno_text(error));
     } else if (chore->kind == LedgerLog::Chore::Kind::kQuarantine) {
       log.error("ledger: {}", chore->content);
     }
@@ -280,7 +280,7 @@ std::string Ledger::refusal() const {
   const std::lock_guard lock(state_->mutex);
   const LedgerLog& files = state_->core.files();
   const std::string reason =
-      files.last_error() == 0 ? "" : fmt::format(": {}", std::strerror(files.last_error()));
+      files.last_error() == 0 ? "" : fmt::format(": {}", errno_text(files.last_error()));
   if (files.is_failing()) return "the ledger's disk fails" + reason;
   if (is_stalling) return "the ledger's disk is slow: a write takes longer than commit_timeout";
   if (state_->is_closing) return "the ledger is closed";
@@ -454,7 +454,7 @@ void make_room(LedgerLog& files, Log& log) {
     const int error = files.run_chore(*chore);
     files.end_chore(*chore, error, monotonic_now());
     if (error != 0) {
-      log.error("ledger: no room can be had: {}; no new work until it can", std::strerror(error));
+      log.error("ledger: no room can be had: {}; no new work until it can", errno_text(error));
     }
   }
 }

@@ -5,10 +5,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "base/check.h"
+#include "base/text.h"
 #include "billing/ledger_words.h"
 
 namespace llmproxy {
@@ -221,9 +221,9 @@ void LedgerCore::tell_of_writing(int error, bool was_failing) {
   if (was_failing && !ledger_.is_failing()) log_.error("ledger: can write again");
   if (error == 0 || was_failing) return;
   if (ledger_.is_failing()) {
-    log_.error("ledger: cannot write: {}; no new work until it can", std::strerror(error));
+    log_.error("ledger: cannot write: {}; no new work until it can", errno_text(error));
   } else {
-    log_.error("ledger: a write failed: {}; going on in another segment", std::strerror(error));
+    log_.error("ledger: a write failed: {}; going on in another segment", errno_text(error));
   }
 }
 
@@ -300,7 +300,7 @@ void LedgerCore::end_read(Reading reading, MonotonicTime now, WallMs wall_now) {
   for (const Damage& damage : reader_.damages()) ledger_.quarantine(damage);
   if (reader_.error() != 0) {
     if (!read_again_)
-      log_.error("ledger: cannot read: {}; trying again", std::strerror(reader_.error()));
+      log_.error("ledger: cannot read: {}; trying again", errno_text(reader_.error()));
     read_again_ = now + kReadAgain;
     return move_mark();
   }

@@ -3,7 +3,6 @@
 #include "billing/ledger_survey.h"
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <set>
 #include <thread>
@@ -11,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include "base/text.h"
 #include "billing/ledger_reader.h"
 #include "billing/recovery.h"
 
@@ -78,7 +78,7 @@ std::optional<Error> read_records(const Survey& survey, uint64_t after, const Se
     is_more = reader.read(survey.views, survey.proven, kItemsAtOnce, items);
     if (reader.error() != 0) {
       return Error{.message = fmt::format("ledger: its records cannot be read: {}",
-                                          std::strerror(reader.error()))};
+                                          errno_text(reader.error()))};
     }
     for (const LedgerReader::Item& item : items) {
       if (!see(item.sequence, item.record)) return std::nullopt;

@@ -6,12 +6,12 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <deque>
 #include <map>
 #include <optional>
 
 #include "base/digest.h"
+#include "base/text.h"
 #include "billing/ledger_reader.h"
 
 namespace llmproxy {
@@ -25,8 +25,7 @@ constexpr size_t kBlockBytesMin = 512;
 constexpr size_t kFirstRead = size_t{64} << 10;  // most headers; every block size divides it
 
 Error disk_error(std::string_view what, int error) {
-  return {.status = kStatusDisk,
-          .message = fmt::format("ledger: {}: {}", what, std::strerror(error))};
+  return {.status = kStatusDisk, .message = fmt::format("ledger: {}: {}", what, errno_text(error))};
 }
 
 class Recovery {
@@ -123,7 +122,7 @@ void Recovery::quarantine_file(const std::string& name, uint64_t size, bool has_
   const int error = quarantine_.keep_file(name, size);
   if (error == 0)
     return result_.notes.push_back(fmt::format("{0} is no segment; kept as quarantine-{0}", name));
-  const char* const why = error == EDQUOT ? "the quarantine is full" : std::strerror(error);
+  const std::string why = error == EDQUOT ? "the quarantine is full" : errno_text(error);
   if (error == EDQUOT && !has_lost) {
     directory_.remove(name);
     return result_.notes.push_back(fmt::format("{} is no segment; removed: {}", name, why));
@@ -146,11 +145,11 @@ void Recovery::quarantine_bytes(const Found& found, uint64_t offset, uint64_t si
   const std::string name = Quarantine::name_of(found.view.number, offset);
   if (error == 0) error = quarantine_.keep_bytes(name, bytes);
   (error == 0 || error == EDQUOT ? result_.start.kept : result_.start.unkept).push_back(damage);
-  const char* const why = error == EDQUOT ? "the quarantine is full" : std::strerror(error);
+  const std::string why = error == EDQUOT ? "the quarantine is full" : errno_text(error);
   result_.notes.push_back(
       fmt::format("{} bytes at {} of {} are no whole group; {}{}", size, offset,
                   segment_name(found.view.number),
-                  error == 0 ? "kept as " : "not kept: ", error == 0 ? name.c_str() : why));
+                  error == 0 ? "kept as " : "not kept: ", error == 0 ? name : why));
 }
 
 std::optional<Error> Recovery::look_at(uint64_t number, std::vector<std::string>& unused) {

@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/text.h"
 #include "billing/segment.h"
 #include "cli/ledger.h"
 #include "cli/print.h"
@@ -135,7 +136,7 @@ int clear_away(const LedgerShell& shell) {
                             survey->alarms.empty() ? "" : ", damage"));
   }
   if (const int error = remove_files(*directory); error != 0)
-    return fail(shell.err, kExitDisk, fmt::format("{}: {}", path, std::strerror(error)));
+    return fail(shell.err, kExitDisk, fmt::format("{}: {}", path, errno_text(error)));
   std::error_code ignored;
   if (survey->quarantined > 0) {
     return fail(shell.err, kExitNotFound,

@@ -7,7 +7,8 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
+
+#include "base/text.h"
 
 namespace llmproxy {
 
@@ -16,7 +17,7 @@ namespace {
 // "" or why not. `text` is left as long as what was read.
 std::string read_descriptor(int fd, size_t bytes_max, std::string& text) {
   struct stat status {};
-  if (fstat(fd, &status) != 0) return fmt::format("cannot be read: {}", std::strerror(errno));
+  if (fstat(fd, &status) != 0) return fmt::format("cannot be read: {}", errno_text(errno));
   if (S_ISDIR(status.st_mode)) return "is a directory; expected a regular file";
   if (!S_ISREG(status.st_mode)) {
     return "is a pipe, a socket or a device; expected a regular file";
@@ -30,7 +31,7 @@ std::string read_descriptor(int fd, size_t bytes_max, std::string& text) {
   }
   const int error = errno;
   text.resize(size);
-  if (got < 0) return fmt::format("cannot be read: {}", std::strerror(error));
+  if (got < 0) return fmt::format("cannot be read: {}", errno_text(error));
   if (size > bytes_max) return fmt::format("is too long; expected at most {} bytes", bytes_max);
   return "";
 }
@@ -42,7 +43,7 @@ std::string read_regular_file(const std::string& path, size_t bytes_max, std::st
   if (!is_path) errno = EINVAL;
   // A pipe that nobody writes to would hold up an open for ever.
   const int fd = is_path ? open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY) : -1;
-  if (fd < 0) return fmt::format("cannot be opened: {}", std::strerror(errno));
+  if (fd < 0) return fmt::format("cannot be opened: {}", errno_text(errno));
   std::string reason = read_descriptor(fd, bytes_max, text);
   close(fd);
   return reason;

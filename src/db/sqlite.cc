@@ -13,12 +13,12 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <mutex>
 #include <system_error>
 #include <utility>
 
+#include "base/text.h"
 #include "billing/object_id.h"
 #include "db/schema.h"
 #include "db/sqlite_statement.h"
@@ -502,10 +502,10 @@ std::string create_file(const std::filesystem::path& path) {
     const int reason = errno;
     std::error_code ignored;  // a read-only or foreign parent that is there is none of our business
     if (std::filesystem::is_directory(directory, ignored)) continue;
-    return fmt::format("cannot create {}: {}", directory.native(), std::strerror(reason));
+    return fmt::format("cannot create {}: {}", directory.native(), errno_text(reason));
   }
   const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (file < 0) return std::strerror(errno);
+  if (file < 0) return errno_text(errno);
   close(file);
   return "";
 }

@@ -8,7 +8,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <system_error>
+
+#include "base/text.h"
 
 namespace llmproxy::net {
 
@@ -140,13 +141,13 @@ Task<Connected> BackendPool::connect_to(Address address, const Origin& origin, P
   Connected connected;
   const int fd = ::socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (fd < 0) {
-    connected.error = std::generic_category().message(errno);
+    connected.error = errno_text(errno);
     co_return connected;
   }
   const int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   if (::connect(fd, address.get(), address.size) != 0 && errno != EINPROGRESS) {
-    connected.error = std::generic_category().message(errno);
+    connected.error = errno_text(errno);
     ::close(fd);
     co_return connected;
   }

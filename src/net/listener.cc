@@ -12,6 +12,8 @@
 #include <system_error>
 #include <utility>
 
+#include "base/text.h"
+
 namespace llmproxy::net {
 
 ListenSocket ListenSocket::open(const std::string& host, uint16_t port, std::string& error) {
@@ -24,7 +26,7 @@ ListenSocket ListenSocket::open(const std::string& host, uint16_t port, std::str
       setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
       if (bind(fd, address.get(), address.size) == 0 && listen(fd, kBacklog) == 0) return made;
     }
-    error = address.text() + ": " + std::generic_category().message(errno);
+    error = address.text() + ": " + errno_text(errno);
   }
   return ListenSocket(-1);
 }

@@ -14,6 +14,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/text.h"
+
 namespace llmproxy::net {
 namespace {
 
@@ -39,7 +41,7 @@ LocalFd make_socket() {
 }
 
 std::string describe(const std::string& path, int error) {
-  return fmt::format("{}: {}", path, std::strerror(error));
+  return fmt::format("{}: {}", path, errno_text(error));
 }
 
 // False: not ready before the deadline.

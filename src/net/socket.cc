@@ -13,9 +13,9 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <system_error>
 
 #include "base/check.h"
+#include "base/text.h"
 
 namespace llmproxy::net {
 namespace {
@@ -34,7 +34,7 @@ void forget_errors() {
 
 Socket::Socket(Loop& loop, int fd) : loop_(loop), fd_(fd), deadline_(loop, *this) {
   if (loop_.watch(fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, *this)) return;
-  error_text_ = std::generic_category().message(errno);
+  error_text_ = errno_text(errno);
   is_cancelled_ = true;
 }
 
@@ -152,7 +152,7 @@ bool Socket::fail(IoResult& result, int error) {
     result.status = IoStatus::kReset;
   } else {
     result.status = IoStatus::kFailed;
-    error_text_ = std::generic_category().message(error);
+    error_text_ = errno_text(error);
   }
   return true;
 }
@@ -341,7 +341,7 @@ bool Socket::Connect::attempt() {
     return true;
   }
   if (error != 0 || socket_.is_reset_) {
-    socket_.error_text_ = std::generic_category().message(error != 0 ? error : ENOTCONN);
+    socket_.error_text_ = errno_text(error != 0 ? error : ENOTCONN);
     result_.status = IoStatus::kFailed;
     return true;
   }

@@ -5,10 +5,10 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 
-#include <system_error>
 #include <utility>
 
 #include "base/check.h"
+#include "base/text.h"
 #include "net/address.h"
 
 namespace llmproxy::net {
@@ -25,7 +25,7 @@ int on_new_session(ssl_st* ssl, ssl_session_st* session) {
 std::string first_error() {
   const unsigned long code = ERR_peek_error();
   ERR_clear_error();
-  if (ERR_SYSTEM_ERROR(code)) return std::generic_category().message(ERR_GET_REASON(code));
+  if (ERR_SYSTEM_ERROR(code)) return errno_text(ERR_GET_REASON(code));
   const char* const reason = ERR_reason_error_string(code);
   return reason == nullptr ? "unknown error" : reason;
 }

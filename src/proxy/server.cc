@@ -2,10 +2,10 @@
 #include "proxy/server.h"
 
 #include <string_view>
-#include <system_error>
 #include <utility>
 
 #include "base/result.h"
+#include "base/text.h"
 #include "proxy/reply.h"
 #include "proxy/session.h"
 
@@ -126,8 +126,7 @@ void Server::tell_refusals() {
 }
 
 void Server::on_accept_error(int error) {
-  parts_.log.error("accept: {}; resting {} ms", std::generic_category().message(error),
-                   net::Listener::kRest.count());
+  parts_.log.error("accept: {}; resting {} ms", errno_text(error), net::Listener::kRest.count());
 }
 
 }  // namespace llmproxy
