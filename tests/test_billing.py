@@ -458,6 +458,32 @@ def test_stream_figure_beside_what_is_no_strict_json_is_billed(proxy, backend, n
     assert billed(proxy, reply) == (7, 3)
 
 
+@pytest.mark.parametrize("lines", [b"", b"\n"])
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_stream_cut_between_its_figure_and_the_empty_line_is_billed(proxy, backend, how, lines):
+    """The client gets what counted, as an event of its own, and then the error."""
+    sent = backend.gate("the client has the first event")
+    last = sse.usage_chunk(7, 3).rstrip(b"\n")
+
+    def script(exchange):
+        exchange.open()
+        exchange.write(sse.chunk(finish="stop"), last + lines)
+        sent.wait()
+        getattr(exchange, how)()
+
+    backend.next(script)
+    with proxy.connect() as client:
+        reply = client.stream(stream_options={"include_usage": True})
+        events = client.events(reply)
+        assert next(events) == sse.chunk(finish="stop")
+        sent.open()
+        assert next(events).rstrip(b"\n") == last
+        assert "error" in json.loads(next(events).strip().removeprefix(b"data: "))
+        with pytest.raises(Cut):
+            list(events)
+    assert billed(proxy, reply) == (7, 3)
+
+
 @pytest.mark.parametrize("how", ["close", "reset"])
 def test_stream_cut_after_its_figure_is_billed(proxy, backend, how):
     sent = backend.gate("the client has the first event")

@@ -213,6 +213,19 @@ void append_edited(std::string_view raw, const Splice& splice, std::string& out)
   }
 }
 
+// Drops a chunk. Comments in its event are none of it: they stay, with the empty line.
+Kind drop(std::string_view raw, std::string& text) {
+  bool has_comment = false;
+  while (!raw.empty()) {
+    const std::string_view before = raw;
+    const std::string_view line = take_sse_line(raw);
+    has_comment = has_comment || line.starts_with(':');
+    const bool is_kept = line.starts_with(':') || (line.empty() && has_comment);
+    if (is_kept) text.append(before.substr(0, before.size() - raw.size()));
+  }
+  return has_comment ? Kind::kReplace : Kind::kDrop;
+}
+
 std::vector<Member>& thread_members() {
   thread_local std::vector<Member> members;
   return members;
@@ -446,7 +459,7 @@ Kind ChatStream::edit(const Chunk& chunk, std::string_view raw, std::string_view
     return Kind::kReplace;
   }
   if (chunk.usage == Usage::kOther) return Kind::kPass;
-  if (has_object && !has_choices && !chunk.has_foreign) return Kind::kDrop;
+  if (has_object && !has_choices && !chunk.has_foreign) return drop(raw, text);
   object_members(data, members);  // of a doubled usage, malformed anyway, only the last goes
   append_edited(raw, remove_member(data, members, chunk.usage_index), text);
   return Kind::kReplace;

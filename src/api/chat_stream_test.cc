@@ -470,6 +470,9 @@ std::vector<Golden> framing_goldens() {
       {"other fields", stream_call(true), kAsk,
        "retry: 5\n\nevent: x\nid: 1\n" + head + figure + "}\n\nevent: y\n\n", "=",
        facts(Figure{9, 3}, 1, false)},
+      {"comments in a usage chunk's event", stream_call(), kAsk,
+       ": ping\n" + head + figure + "}\n:\n\n" + head + figure + "}\n\n" + kDone,
+       ": ping\n:\n\n" + kDone, facts(Figure{9, 3}, 3)},
       {"no empty line at the end", stream_call(true), kAsk, head + figure + "}", "=",
        facts(Figure{9, 3}, 1, false)},
       {"no empty line after [DONE]", stream_call(true), kAsk, "data: [DONE]", "=", facts({}, 1)},
@@ -712,7 +715,7 @@ TEST(ChatStream, WhatIsLeftAtTheEndIsWholeOrHalfAnEvent) {
   for (const auto& c : cases) {
     const auto reader = read_chat_stream(stream_call(), kAsk);
     ASSERT_EQ(reader->next(c.rest).kind, Kind::kMore) << c.rest;
-    EXPECT_EQ(reader->finish(c.rest).is_half, c.is_half) << c.rest;
+    EXPECT_EQ(reader->finish(c.rest, false).is_half, c.is_half) << c.rest;
   }
 }
 
@@ -721,7 +724,22 @@ TEST(ChatStream, ARestOfWhichTheFrontWasSkippedIsHalfAnEvent) {
   ASSERT_EQ(reader->next("data: {").kind, Kind::kMore);
   reader->skip(7);
   ASSERT_EQ(reader->next("}").kind, Kind::kMore);
-  EXPECT_TRUE(reader->finish("}").is_half);
+  EXPECT_TRUE(reader->finish("}", false).is_half);
+}
+
+TEST(ChatStream, OfACutBodyAWholeRestCountsAndHalfOfOneSaysNothing) {
+  const std::string rest =
+      R"(data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":3}})";
+  for (size_t size = 1; size <= rest.size(); ++size) {
+    const auto reader = read_chat_stream(stream_call(true), kAsk);
+    const std::string_view cut = std::string_view(rest).substr(0, size);
+    ASSERT_EQ(reader->next(cut).kind, Kind::kMore);
+    const bool is_whole = size == rest.size();
+    const StreamReader::Piece piece = reader->finish(cut, true);
+    EXPECT_EQ(piece.kind, is_whole ? Kind::kPass : Kind::kDrop) << cut;
+    EXPECT_EQ(piece.size, cut.size());
+    EXPECT_EQ(reader->facts(), is_whole ? facts(Figure{9, 3}, 1, false) : facts({}, 0, false));
+  }
 }
 
 // Whatever a server does when asked, the client that did not ask gets what it would have got.

@@ -12,7 +12,7 @@ class EncodedStream final : public StreamReader {
     facts_.saw_other_bytes = true;
     return {.kind = Piece::Kind::kPass, .size = bytes.size()};
   }
-  Piece finish(std::string_view bytes) override { return next(bytes); }
+  Piece finish(std::string_view bytes, bool /*is_cut*/) override { return next(bytes); }
   void skip(size_t /*size*/) override {}
   const ReplyFacts& facts() const override { return facts_; }
 

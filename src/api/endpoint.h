@@ -54,8 +54,9 @@ class StreamReader {
   virtual Piece next(std::string_view bytes) = 0;
 
   // At the end of the body: the rest, an event without its empty line. kMore only when `bytes` is
-  // empty.
-  virtual Piece finish(std::string_view bytes) = 0;
+  // empty. `is_cut`: the body ended because its connection did; half an event says nothing then,
+  // and is dropped.
+  virtual Piece finish(std::string_view bytes, bool is_cut) = 0;
 
   // An event longer than the caller's bound: its first `size` bytes are sent on unread. It may have
   // held usage, so what it said counts as malformed.

@@ -62,13 +62,17 @@ StreamReader::Piece EventStream::next(std::string_view bytes) {
   return piece;
 }
 
-StreamReader::Piece EventStream::finish(std::string_view bytes) {
+StreamReader::Piece EventStream::finish(std::string_view bytes, bool is_cut) {
   Piece piece = next(bytes);
   if (piece.kind != Kind::kMore || bytes.empty()) return piece;
   const bool is_unread = std::exchange(is_skipping_, false);
   piece.is_half = is_unread || !is_complete(bytes);
-  piece.kind = is_unread ? Kind::kPass : read_event(bytes, false, text_);
   piece.size = bytes.size();
+  if (is_cut && piece.is_half) {
+    piece.kind = Kind::kDrop;
+  } else {
+    piece.kind = is_unread ? Kind::kPass : read_event(bytes, false, text_);
+  }
   if (piece.kind == Kind::kReplace) piece.text = text_;
   splitter_ = SseSplitter();
   return piece;

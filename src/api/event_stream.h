@@ -15,7 +15,7 @@ class EventStream : public StreamReader {
  public:
   // Consecutive events that are dropped or replaced make one kReplace piece.
   Piece next(std::string_view bytes) final;
-  Piece finish(std::string_view bytes) final;
+  Piece finish(std::string_view bytes, bool is_cut) final;
   void skip(size_t size) final;
   const ReplyFacts& facts() const final { return facts_; }
 

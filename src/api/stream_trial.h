@@ -49,7 +49,7 @@ inline StreamTrial try_stream(StreamReader& reader, std::string_view bytes,
   read_until(bytes.size());
   while (true) {
     const std::string_view rest = bytes.substr(taken);
-    const StreamReader::Piece piece = reader.finish(rest);
+    const StreamReader::Piece piece = reader.finish(rest, false);
     if (piece.kind == Kind::kMore) break;
     take(piece, rest.size());
   }

@@ -210,11 +210,13 @@ size_t StreamRelay::take_pieces() {
 }
 
 // The last event of a body may lack its empty line. It is read, and sent if the body turns out to
-// be whole. Where only the connection's end says that it is, half an event says the contrary.
+// be whole. Where only the connection's end says that it is, half an event says the contrary. Of a
+// body that is cut, an event that lacks nothing else counts, too: its figure is the backend's.
 size_t StreamRelay::take_unfinished(std::string_view left) {
-  if (left.empty() || !body_.is_done()) return 0;
-  const Piece piece = reader_->finish(left);
-  ends_in_half_ = piece.is_half && body_.is_close_delimited();
+  const bool is_cut = status_ == Status::kCut;
+  if (left.empty() || !(is_cut || body_.is_done())) return 0;
+  const Piece piece = reader_->finish(left, is_cut);
+  ends_in_half_ = piece.is_half && (is_cut || body_.is_close_delimited());
   if (ends_in_half_) return left.size();
   if (piece.kind == Piece::Kind::kReplace) unfinished_ = piece.text;
   if (piece.kind == Piece::Kind::kPass || piece.kind == Piece::Kind::kTerminal) unfinished_ = left;
@@ -290,6 +292,8 @@ net::Task<void> StreamRelay::send_end(bool is_recorded) {
   if (is_recorded) {
     request_.end_as(cut_end(status_));
     out_.add(held_);
+    out_.add(unfinished_);
+    is_event_open_ |= !unfinished_.empty();
   }
   const Error error = is_recorded ? cut_error(status_) : cannot_record();
   const std::string event = error_event(request_.endpoint->dialect, error);
