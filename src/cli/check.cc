@@ -25,7 +25,8 @@ std::string check_ca_file(const std::string& path) {
 LoadedConfig load_whole_config(const std::string& path) {
   const char* const db_uri =
       std::getenv("LLMPROXY_DB_URI");  // NOLINT(concurrency-mt-unsafe): nobody sets it
-  return load_config(path, db_uri == nullptr ? "" : db_uri, {check_database_uri, check_ca_file});
+  return load_config(path, db_uri == nullptr ? "" : db_uri,
+                     {check_database_uri, check_database_options, check_ca_file});
 }
 
 // Streams and not fmt::print, which throws when nothing can be written: a lost message changes no

@@ -120,6 +120,7 @@ struct LoadedConfig {
 // "" or what is wrong (of a file, as words that follow its name), and no secret. Null: not asked.
 struct ValueChecks {
   std::string (*database_uri)(const std::string& uri) = nullptr;
+  std::string (*database_options)(const std::string& uri) = nullptr;  // of a good one; warnings
   std::string (*ca_file)(const std::string& path) = nullptr;
 };
 

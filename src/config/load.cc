@@ -172,20 +172,28 @@ void check_memory(Section& limits, const Limits& values) {
                             least, values.memory_bytes_max));
 }
 
-// "" or what is wrong with it.
-std::string judge_database_uri(const std::string& uri, const ValueChecks& checks) {
-  return checks.database_uri == nullptr ? "" : checks.database_uri(uri);
+// Tells what is wrong with it by report(text, is_error).
+template <class Report>
+void judge_database_uri(const std::string& uri, const ValueChecks& checks, Report&& report) {
+  bool is_error = true;
+  for (const auto check : {checks.database_uri, checks.database_options}) {
+    std::string text = check == nullptr ? "" : check(uri);
+    if (!text.empty()) return report(std::move(text), is_error);
+    is_error = false;
+  }
 }
 
 void resolve_database(Config& config, std::string_view db_uri_override, const ValueChecks& checks,
                       Problems& problems) {
   if (!db_uri_override.empty()) {
     config.db_uri = db_uri_override;
-    std::string text = is_database_uri(db_uri_override)
-                           ? judge_database_uri(config.db_uri, checks)
-                           : fmt::format("{} in this environment variable", kExpectedDatabaseUri);
-    if (!text.empty()) {
-      problems.push_back({true, 0, 0, std::string(kDatabaseVariable), std::move(text)});
+    const auto report = [&](std::string text, bool is_error) {
+      problems.push_back({is_error, 0, 0, std::string(kDatabaseVariable), std::move(text)});
+    };
+    if (is_database_uri(db_uri_override)) {
+      judge_database_uri(config.db_uri, checks, report);
+    } else {
+      report(fmt::format("{} in this environment variable", kExpectedDatabaseUri), true);
     }
   } else if (config.db_uri.empty()) {
     const std::string_view slash = config.data_dir.ends_with('/') ? "" : "/";
@@ -210,9 +218,9 @@ void read_file(const toml::table& root, Config& config, const ValueChecks& check
     read_settings(section, name, config);
     if (name == "limits") check_memory(section, config.limits);
     if (name != "db" || config.db_uri.empty()) continue;
-    if (std::string text = judge_database_uri(config.db_uri, checks); !text.empty()) {
-      section.report("uri", std::move(text));
-    }
+    judge_database_uri(config.db_uri, checks, [&](std::string text, bool is_error) {
+      section.report("uri", std::move(text), is_error);
+    });
   }
   read_backends(top, config, checks, problems);
 }

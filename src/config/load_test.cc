@@ -518,6 +518,7 @@ TEST(ParseConfig, EnvironmentOverridesTheDatabase) {
 constexpr ValueChecks kRefuseAll = {[](const std::string& uri) -> std::string {
                                       return uri.ends_with("good") ? "" : "no such database";
                                     },
+                                    nullptr,
                                     [](const std::string& path) -> std::string {
                                       return path == "LICENSE" ? "" : "holds no certificate";
                                     }};
@@ -545,6 +546,15 @@ TEST(ParseConfig, WhatOthersJudgeIsToldInItsPlaceAmongAllElse) {
             "c.toml:2:7: error: db.uri: expected mongodb://..., mongodb+srv://..., "
             "sqlite://relative/path or sqlite:///absolute/path\n")
       << "told once";
+}
+
+TEST(ParseConfig, AnOptionOfTheDatabaseThatNobodyKnowsIsAWarning) {
+  const ValueChecks checks = {nullptr, [](const std::string&) { return std::string("odd"); }};
+  const LoadedConfig loaded = parse_config("[db]\nuri = \"mongodb://h\"\n" + std::string(kBackend),
+                                           "c.toml", "mongodb://other", checks);
+  EXPECT_NE(loaded.config, nullptr);
+  EXPECT_EQ(problems_of(loaded),
+            "c.toml: warning: LLMPROXY_DB_URI: odd\nc.toml:2:7: warning: db.uri: odd\n");
 }
 
 TEST(BackendRules, AreOfTheCommandLineToo) {

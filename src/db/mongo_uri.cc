@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 namespace llmproxy {
@@ -32,28 +33,53 @@ Parts split(std::string_view uri) {
   return {uri.substr(0, begin), uri.substr(begin, at - begin), uri.substr(at)};
 }
 
+std::string to_lower(std::string_view text) {
+  std::string lower(text);
+  for (char& c : lower) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c;
+  return lower;
+}
+
+// What follows the ? of `rest`, one by one, as NAME=VALUE.
+template <class See>
+void each_option(std::string_view rest, See&& see) {
+  const size_t question = rest.find('?');
+  std::string_view options = question == std::string_view::npos ? "" : rest.substr(question + 1);
+  while (!options.empty()) {
+    const std::string_view option = options.substr(0, options.find('&'));
+    see(option);
+    options.remove_prefix(std::min(option.size() + 1, options.size()));
+  }
+}
+
+// Those that the driver takes by calls of their own, and so counts among no kind.
+constexpr std::array kSpecialOptions = {
+    MONGOC_URI_AUTHMECHANISM,      MONGOC_URI_AUTHMECHANISMPROPERTIES,
+    MONGOC_URI_AUTHSOURCE,         MONGOC_URI_COMPRESSORS,
+    MONGOC_URI_GSSAPISERVICENAME,  MONGOC_URI_READCONCERNLEVEL,
+    MONGOC_URI_READPREFERENCETAGS, MONGOC_URI_W};
+
 bool is_known_option(std::string_view name) {
   const std::string option(name);
-  return mongoc_uri_option_is_int32(option.c_str()) || mongoc_uri_option_is_int64(option.c_str()) ||
-         mongoc_uri_option_is_bool(option.c_str()) || mongoc_uri_option_is_utf8(option.c_str());
+  const bool is_special =
+      std::any_of(kSpecialOptions.begin(), kSpecialOptions.end(),
+                  [&](const char* special) { return to_lower(name) == special; });
+  return is_special || mongoc_uri_option_is_int32(option.c_str()) ||
+         mongoc_uri_option_is_int64(option.c_str()) || mongoc_uri_option_is_bool(option.c_str()) ||
+         mongoc_uri_option_is_utf8(option.c_str());
 }
 
 bool is_unambiguous(const Parts& parts) {
   const std::string_view user_info = parts.user_info;
   if (user_info.find_first_of("@/?#,") != std::string_view::npos) return false;
   if (std::count(user_info.begin(), user_info.end(), ':') > 1) return false;
-  const size_t question = parts.rest.find('?');
-  std::string_view options =
-      question == std::string_view::npos ? "" : parts.rest.substr(question + 1);
-  while (!options.empty()) {
-    const std::string_view option = options.substr(0, options.find('&'));
+  bool has_value_only = true;
+  each_option(parts.rest, [&](std::string_view option) {
     // An @ belongs to the value of an option, or to a password with a ? in it.
     const std::string_view before_at = option.substr(0, option.find('@'));
     const bool is_value = is_known_option(before_at.substr(0, before_at.find('=')));
-    if (before_at.size() < option.size() && !is_value) return false;
-    options.remove_prefix(std::min(option.size() + 1, options.size()));
-  }
-  return true;
+    if (before_at.size() < option.size() && !is_value) has_value_only = false;
+  });
+  return has_value_only;
 }
 
 // What the driver says about options, without their values. Of its quotes only known names stay.
@@ -85,12 +111,6 @@ std::string explain_refusal(const Parts& parts, std::string_view error) {
   return without_values(std::move(text));
 }
 
-std::string to_lower(std::string_view text) {
-  std::string lower(text);
-  for (char& c : lower) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c;
-  return lower;
-}
-
 }  // namespace
 
 Result<MongoUri> parse_mongo_uri(const std::string& uri) {
@@ -100,6 +120,15 @@ Result<MongoUri> parse_mongo_uri(const std::string& uri) {
   MongoUri parsed(mongoc_uri_new_with_error(uri.c_str(), &error));
   if (!parsed) return Error{.message = explain_refusal(parts, error.message)};
   return parsed;
+}
+
+std::vector<std::string> unknown_mongo_options(std::string_view uri) {
+  std::vector<std::string> unknown;
+  each_option(split(uri).rest, [&](std::string_view option) {
+    const std::string_view name = option.substr(0, option.find('='));
+    if (!is_known_option(name)) unknown.emplace_back(name);
+  });
+  return unknown;
 }
 
 std::string mongo_identity(const mongoc_uri_t& uri, std::string_view collection) {

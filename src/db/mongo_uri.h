@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 
@@ -20,6 +21,9 @@ using MongoUri = std::unique_ptr<mongoc_uri_t, MongoUriDestroy>;
 // Refuses user names and passwords in which two readers could see different ends: the driver would
 // take a piece of the password for the name of a host, and quote it.
 Result<MongoUri> parse_mongo_uri(const std::string& uri);
+
+// The options of a URI that parse_mongo_uri() takes, and the driver does not look at: their names.
+std::vector<std::string> unknown_mongo_options(std::string_view uri);
 
 // Database::identity() of `uri`; `collection` is "DATABASE.COLLECTION".
 std::string mongo_identity(const mongoc_uri_t& uri, std::string_view collection);

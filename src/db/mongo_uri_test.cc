@@ -47,6 +47,70 @@ TEST(ParseMongoUri, TellsWhatTheDriverDoesNotLike) {
   for (const auto& [uri, expected] : cases) EXPECT_EQ(problem(uri), expected) << uri;
 }
 
+TEST(UnknownMongoOptions, AreThoseThatTheDriverWarnsOf) {
+  for (const char* option : {"appName=a",
+                             "authMechanism=PLAIN",
+                             "authMechanismProperties=SERVICE_NAME:x",
+                             "authSource=a",
+                             "canonicalizeHostname=true",
+                             "compressors=zlib",
+                             "connectTimeoutMS=1",
+                             "directConnection=true",
+                             "gssapiServiceName=x",
+                             "heartbeatFrequencyMS=500",
+                             "journal=true",
+                             "loadBalanced=false",
+                             "localThresholdMS=1",
+                             "maxIdleTimeMS=1",
+                             "maxPoolSize=1",
+                             "maxStalenessSeconds=90",
+                             "minPoolSize=1",
+                             "readConcernLevel=local",
+                             "readPreference=secondary",
+                             "readPreferenceTags=a:b",
+                             "replicaSet=r",
+                             "retryReads=true",
+                             "retryWrites=true",
+                             "safe=true",
+                             "serverSelectionTimeoutMS=1",
+                             "serverSelectionTryOnce=true",
+                             "socketCheckIntervalMS=1",
+                             "socketTimeoutMS=1",
+                             "ssl=true",
+                             "tls=true",
+                             "tlsCAFile=x",
+                             "tlsCertificateKeyFile=x",
+                             "tlsInsecure=true",
+                             "w=majority",
+                             "w=1",
+                             "waitQueueTimeoutMS=1",
+                             "wTimeoutMS=1",
+                             "zlibCompressionLevel=1",
+                             "odd=1",
+                             "uuidRepresentation=standard",
+                             "timeoutMS=1",
+                             "retryWrite=true",
+                             "=1"}) {
+    const std::string uri = "mongodb://u:p@h/?tls=true&" + std::string(option);
+    bool has_warned = false;
+    mongoc_log_set_handler(
+        [](mongoc_log_level_t, const char*, const char* message, void* seen) {
+          if (std::string_view(message).find("nsupported URI option") != std::string_view::npos)
+            *static_cast<bool*>(seen) = true;
+        },
+        &has_warned);
+    const auto parsed = parse_mongo_uri(uri);
+    mongoc_log_set_handler(nullptr, nullptr);
+    const std::string name(option, std::string_view(option).find('='));
+    EXPECT_EQ(unknown_mongo_options(uri),
+              has_warned ? std::vector{name} : std::vector<std::string>())
+        << option << (parsed ? "" : parsed.error().message);
+  }
+  EXPECT_EQ(unknown_mongo_options("mongodb://h/?x=secret&tls=true&y"),
+            (std::vector<std::string>{"x", "y"}));
+  EXPECT_TRUE(unknown_mongo_options("mongodb://u:p@h/db").empty());
+}
+
 TEST(ParseMongoUri, AdvisesToEscape) {
   for (const char* user_info :
        {"u:a@b", "u@x:p", "u:a/b", "u:1/b", "u:a?b", "u:1/?b", "u:1/?b=", "u:a#b", "u:a,b", "u:a:b",

@@ -18,6 +18,9 @@ void unlink_driver_counters();
 // or password.
 std::string check_database_uri(const std::string& uri);
 
+// "" or, of a URI that is good, which of its options nobody will look at. By name, without values.
+std::string check_database_options(const std::string& uri);
+
 // mongodb:// and mongodb+srv://: never fails because a server is down, only on a URI that cannot be
 // read. sqlite://PATH: creates the file (0600) and its directory (0700) where they are missing;
 // fails when it cannot, or when the file holds something else. A file that another program holds is
