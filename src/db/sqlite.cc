@@ -106,7 +106,9 @@ int count_tables(sqlite3* handle, size_t& tables, std::string& problem) {
     ++tables;
     step = SqliteStatement(handle, columns).step();
     if (is_busy(step)) return step;
-    if (step != SQLITE_ROW && step != SQLITE_DONE) problem = sqlite3_errmsg(handle);
+    if (step == SQLITE_ROW || step == SQLITE_DONE) continue;
+    problem = fmt::format("it is an SQLite file of another program: its table {}: {}", name,
+                          sqlite3_errmsg(handle));
   }
   return SQLITE_DONE;
 }
@@ -127,6 +129,12 @@ int look(sqlite3* handle, std::string& problem, bool& has_schema) {
   size_t tables = 0;
   if (const int code = count_tables(handle, tables, problem); code != SQLITE_DONE) return code;
   has_schema = tables == std::size(kTables);
+  if (tables > 0 && version > kSchemaVersion) {  // whatever its columns are by then
+    problem = fmt::format(
+        "it has schema version {}, of a newer llm-billing-proxy; this one knows version {}: "
+        "upgrade, or name another file in db.uri",
+        version, kSchemaVersion);
+  }
   if (!problem.empty()) return SQLITE_DONE;
   if (tables == 0 && entries > 0) {
     SqliteStatement originals(handle, kCountOriginals);
@@ -439,13 +447,13 @@ Result<std::vector<KeyRecord>> SqliteDatabase::list_keys() {
     int step = query.step();
     for (; step == SQLITE_ROW; step = query.step()) {
       const std::optional<std::string> expiry = query.text(3);
-      keys.push_back(
-          {.id = query.text(0).value_or(""),
-           .access_level = query.text(1).value_or(""),
-           .user_id = query.text(2).value_or(""),
-           // A time nobody can read makes the key unusable: shown as long expired.
-           .expires = expiry ? std::optional(parse_utc(*expiry).value_or(0)) : std::nullopt,
-           .comment = query.text(4).value_or("")});
+      const std::optional<WallMs> expires = expiry ? parse_utc(*expiry) : std::nullopt;
+      keys.push_back({.id = query.text(0).value_or(""),
+                      .access_level = query.text(1).value_or(""),
+                      .user_id = query.text(2).value_or(""),
+                      .expires = expires,
+                      .comment = query.text(4).value_or(""),
+                      .has_odd_expiry = expiry && !expires});
     }
     return step;
   });
@@ -453,13 +461,25 @@ Result<std::vector<KeyRecord>> SqliteDatabase::list_keys() {
   return unavailable(reader_);
 }
 
+// The key with the id ?1 as it stands; if there is none, ?2.
+constexpr const char* kIsKey = "id = coalesce((SELECT id FROM api_keys WHERE id = ?1), ?2)";
+
+// An ObjectId may be written in capitals; here it is text.
+std::string in_small_letters(std::string_view id) {
+  const auto object_id = ObjectId::from_hex(id);
+  return object_id ? object_id->hex() : std::string(id);
+}
+
 Result<bool> SqliteDatabase::set_key_expiry(std::string_view id, std::optional<WallMs> when) {
   const std::string text = when ? format_utc(*when) : "";
+  const std::string plain_id = in_small_letters(id);
   bool is_there = false;
   const int code = run(writer_, [&](sqlite3* handle) {
-    SqliteStatement update(handle, "UPDATE api_keys SET date_expiry = ?2 WHERE id = ?1");
+    SqliteStatement update(handle,
+                           fmt::format("UPDATE api_keys SET date_expiry = ?3 WHERE {}", kIsKey));
     update.bind(1, id);
-    if (when) update.bind(2, text);
+    update.bind(2, plain_id);
+    if (when) update.bind(3, text);
     const int step = update.step();
     is_there = sqlite3_changes(handle) > 0;
     return step;
@@ -469,10 +489,12 @@ Result<bool> SqliteDatabase::set_key_expiry(std::string_view id, std::optional<W
 }
 
 Result<bool> SqliteDatabase::delete_key(std::string_view id) {
+  const std::string plain_id = in_small_letters(id);
   bool is_there = false;
   const int code = run(writer_, [&](sqlite3* handle) {
-    SqliteStatement remove(handle, "DELETE FROM api_keys WHERE id = ?1");
+    SqliteStatement remove(handle, fmt::format("DELETE FROM api_keys WHERE {}", kIsKey));
     remove.bind(1, id);
+    remove.bind(2, plain_id);
     const int step = remove.step();
     is_there = sqlite3_changes(handle) > 0;
     return step;

@@ -153,6 +153,7 @@ TEST_F(SqliteTest, RefusesWhatIsNotItsOwnAndLeavesIt) {
       {"CREATE TABLE bookmarks(url TEXT); PRAGMA user_version = 7", "another program"},
       {"CREATE TABLE api_key(id TEXT); PRAGMA user_version = 1", "another program"},
       {"PRAGMA user_version = 2", "schema version 2"},
+      {"CREATE TABLE api_keys(a)", "another program: its table api_keys: no such column: id"},
       {"CREATE TABLE api_keys(id TEXT, hash TEXT); PRAGMA user_version = 1", "access_level"},
       {"CREATE TABLE events_completion(id TEXT); PRAGMA user_version = 1", "date_created"},
   };
