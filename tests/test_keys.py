@@ -1,6 +1,7 @@
 """The `keys` subcommand on both databases, beside a running proxy and without one."""
 
 import hashlib
+import itertools
 import json
 import re
 
@@ -151,6 +152,63 @@ def test_unknown_id_is_told(keys, command):
     when = ["2099-01-01T00:00:00Z"] if command == ["expire"] else []
     done = run("keys", *command, "66fd1d1de3a0c3eaae1b0cff", *when, "-c", keys.proxy.path)
     assert done.returncode not in (0, 64) and "66fd1d1de3a0c3eaae1b0cff" in done.stderr
+    assert len(listed(keys)) == 3
+
+
+@pytest.mark.parametrize("command", [["revoke"], ["expire", "now"]])
+def test_id_may_be_written_in_capitals(keys, command):
+    keys(command[0], KEYS["token3"][0].upper(), *command[1:])
+    wait_until(lambda: keys.proxy.post(token="token3").status == 401, "the key gone")
+    assert (KEYS["token3"][0] in listed(keys)) == (command[0] == "expire")
+
+
+def test_list_shows_which_keys_open_nothing(keys, database):
+    """Those that others have written: without a user, or until a time that nobody can read."""
+    odd, nobody = digest("odd"), digest("nobody")
+    if database.kind == "sqlite":
+        add = (
+            "INSERT INTO api_keys(id, access_level, secret, user_id, date_expiry)"
+            " VALUES (?, 'COMPLETION', ?, ?, ?)"
+        )
+        database.query(add, "odd", odd, "user9", "next week")
+        database.query(add, "nobody", nobody, "", None)
+    else:
+        key = {"access_level": "COMPLETION", "date_expiry": None}
+        database.keys.insert_one(
+            {**key, "_id": "odd", "secret": odd, "user_id": "user9", "date_expiry": "next week"}
+        )
+        database.keys.insert_one({**key, "_id": "nobody", "secret": nobody})
+    assert [keys.proxy.post(token=token).status for token in ("odd", "nobody")] == [401, 401]
+    by_id = listed(keys)
+    assert by_id["odd"]["date_expiry"] == "unreadable" and by_id["odd"]["user_id"] == "user9"
+    assert by_id["nobody"]["date_expiry"] is None and by_id["nobody"]["user_id"] is None
+    lines = keys("list").splitlines()
+    assert any("odd" in line and "unreadable" in line for line in lines), lines
+    assert any("nobody" in line and "(none)" in line and "never" in line for line in lines), lines
+
+
+@pytest.mark.parametrize(["option", "bytes_max"], [("--user", 256), ("--comment", 1024)])
+def test_text_has_a_bound(keys, option, bytes_max):
+    """The longest works to the end, the next is refused in the words of the command."""
+
+    def create(size):
+        text = {"--user": "alice", option: "x" * size}
+        return ["create", *itertools.chain(*text.items())]
+
+    token = keys(*create(bytes_max)).strip()
+    assert keys.proxy.post(token=token).status == 200
+    keys.proxy.wait_events(1)
+    done = run("keys", *create(bytes_max + 1), "-c", keys.proxy.path)
+    assert done.returncode == 64 and f"{option}:" in done.stderr and str(bytes_max) in done.stderr
+
+
+def test_list_is_json_whatever_the_database_holds(keys, database):
+    if database.kind == "sqlite":
+        odd = "UPDATE api_keys SET user_id = x'ff00fe', comment = x'80' WHERE id = ?"
+        database.query(odd, KEYS["token3"][0])
+    else:
+        odd = {"user_id": b"\xff\x00\xfe", "comment": b"\x80"}
+        database.keys.update_one({"secret": digest("token3")}, {"$set": odd})
     assert len(listed(keys)) == 3
 
 

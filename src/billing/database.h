@@ -49,13 +49,14 @@ enum class Stored : uint8_t {
   kTwice,  // more than once: a sharded collection can hold an _id so
 };
 
-// A key as the command line shows it.
+// A key as the command line shows it, of those too that find_key() takes for unusable or unknown.
 struct KeyRecord {
   std::string id;
   std::string access_level;
-  std::string user_id;
+  std::string user_id;  // "": it has none
   std::optional<WallMs> expires;
   std::string comment;
+  bool has_odd_expiry = false;  // it has a date_expiry that is no time
 };
 
 struct NewKey {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <ostream>
+#include <tuple>
 #include <vector>
 
 #include "api/json_edit.h"
@@ -17,6 +18,10 @@ namespace {
 
 constexpr size_t kTokenBytes = 64;  // of chance: 86 characters, as Python's token_urlsafe(64) makes
 constexpr size_t kHashDigits = 64;  // SHA-256
+
+// The ledger's bound for a key, kKeyBytesMax, takes more in either database.
+constexpr size_t kUserBytesMax = 256;
+constexpr size_t kCommentBytesMax = 1024;
 
 constexpr int kStatusUnavailable = 503;  // as the databases say it
 
@@ -39,6 +44,10 @@ std::string show_expiry(const std::optional<WallMs>& expires) {
   return expires ? format_utc(*expires) : "never";
 }
 
+// Of a key that no request can use for it.
+constexpr const char* kOddExpiry = "unreadable";
+constexpr const char* kNoUser = "(none)";
+
 // The hash in lower case, or nothing.
 std::optional<std::string> read_hash(std::string_view text) {
   const auto bytes = from_hex(text);
@@ -59,8 +68,10 @@ std::string quote_key_text(std::string_view text) {
 void print_keys(const std::vector<KeyRecord>& keys, std::ostream& out) {
   std::vector<std::vector<std::string>> rows = {
       {"ID", "USER", "ACCESS LEVEL", "EXPIRES", "COMMENT"}};
-  for (const KeyRecord& key : keys)
-    rows.push_back({key.id, key.user_id, key.access_level, show_expiry(key.expires), key.comment});
+  for (const KeyRecord& key : keys) {
+    rows.push_back({key.id, key.user_id.empty() ? kNoUser : key.user_id, key.access_level,
+                    key.has_odd_expiry ? kOddExpiry : show_expiry(key.expires), key.comment});
+  }
   print_table(rows, out);
 }
 
@@ -68,13 +79,15 @@ void print_json(const std::vector<KeyRecord>& keys, std::ostream& out) {
   out << '[';
   const char* separator = "\n  ";
   for (const KeyRecord& key : keys) {
-    const std::string expiry = key.expires ? quote_json(format_utc(*key.expires)) : "null";
+    const std::string expiry = key.has_odd_expiry ? quote_json(kOddExpiry)
+                               : key.expires      ? quote_json(format_utc(*key.expires))
+                                                  : "null";
+    const std::string user = key.user_id.empty() ? "null" : quote_key_text(key.user_id);
     const std::string comment = key.comment.empty() ? "null" : quote_key_text(key.comment);
     out << separator
         << fmt::format(
                R"({{"id":{},"access_level":{},"user_id":{},"date_expiry":{},"comment":{}}})",
-               quote_key_text(key.id), quote_key_text(key.access_level),
-               quote_key_text(key.user_id), expiry, comment);
+               quote_key_text(key.id), quote_key_text(key.access_level), user, expiry, comment);
     separator = ",\n  ";
   }
   out << (keys.empty() ? "]\n" : "\n]\n");
@@ -85,11 +98,13 @@ void print_json(const std::vector<KeyRecord>& keys, std::ostream& out) {
 int keys_create(Database& database, const Config& config, const KeysCreate& arguments,
                 std::ostream& out, std::ostream& err) {
   if (arguments.user.empty()) return fail(err, kExitUsage, "--user must not be empty");
-  for (const auto& [option, text] :
-       {std::pair("--user", &arguments.user), std::pair("--comment", &arguments.comment)}) {
-    if (is_printable(*text)) continue;
+  for (const auto& [option, text, bytes_max] :
+       {std::tuple("--user", &arguments.user, kUserBytesMax),
+        std::tuple("--comment", &arguments.comment, kCommentBytesMax)}) {
+    if (is_printable(*text) && text->size() <= bytes_max) continue;
     return fail(err, kExitUsage,
-                fmt::format("{}: expected UTF-8 text without control characters", option));
+                fmt::format("{}: expected UTF-8 text without control characters, at most {} bytes",
+                            option, bytes_max));
   }
   const auto expires = parse_when(arguments.expires, wall_now_ms());
   if (!expires) return fail(err, kExitUsage, "--expires: " + expires.error().message);

@@ -440,8 +440,9 @@ KeyRecord read_record(const bson_t& document) {
   record.access_level = text("access_level");
   record.user_id = text("user_id");
   record.comment = text("comment");
-  if (bson_iter_init_find(&field, &document, "date_expiry") && BSON_ITER_HOLDS_DATE_TIME(&field)) {
-    record.expires = bson_iter_date_time(&field);
+  if (bson_iter_init_find(&field, &document, "date_expiry") && !BSON_ITER_HOLDS_NULL(&field)) {
+    record.has_odd_expiry = !BSON_ITER_HOLDS_DATE_TIME(&field);
+    if (!record.has_odd_expiry) record.expires = bson_iter_date_time(&field);
   }
   return record;
 }
