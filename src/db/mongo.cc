@@ -17,6 +17,7 @@
 #include "db/mongo_document.h"
 #include "db/mongo_reply.h"
 #include "db/mongo_uri.h"
+#include "db/python_text.h"
 
 namespace llmproxy {
 namespace {

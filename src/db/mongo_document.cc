@@ -1,14 +1,11 @@
 // BSON both ways, by libbson's public calls alone.
 #include "db/mongo_document.h"
 
-#include <fmt/format.h>
-
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 
-#include "base/clock.h"
+#include "db/python_text.h"
 
 namespace llmproxy {
 namespace {
@@ -17,60 +14,6 @@ namespace {
 // bytes, the type, the empty name's NUL, the value, and a NUL.
 constexpr size_t kWrapHead = 4 + 1 + 1;
 constexpr size_t kWrapTail = 1;
-
-std::string python_double(double value) {
-  if (std::isnan(value)) return "nan";
-  std::string text = fmt::format("{}", value);  // shortest that reads back the same, as repr() does
-  if (text.find_first_of(".ein") == std::string::npos) text += ".0";
-  return text;
-}
-
-std::string python_bytes(const uint8_t* bytes, uint32_t size) {
-  const std::string_view all(reinterpret_cast<const char*>(bytes), size);
-  const bool has_single = all.find('\'') != std::string_view::npos;
-  const char quote = has_single && all.find('"') == std::string_view::npos ? '"' : '\'';
-  std::string text = {'b', quote};
-  for (const char c : all) {
-    const auto byte = static_cast<uint8_t>(c);
-    if (c == '\\' || c == quote) {
-      text += {'\\', c};
-    } else if (c == '\t' || c == '\n' || c == '\r') {
-      text += {'\\', c == '\t' ? 't' : c == '\n' ? 'n' : 'r'};
-    } else if (byte < 0x20 || byte > 0x7e) {
-      text += fmt::format("\\x{:02x}", byte);
-    } else {
-      text += c;
-    }
-  }
-  return text + quote;
-}
-
-// 2026-11-23 14:05:09, and .123000 where there are milliseconds.
-std::string python_date(int64_t time) {
-  std::string text = format_utc(time);
-  text[10] = ' ';
-  text.pop_back();
-  return text.ends_with(".000") ? text.substr(0, 19) : text + "000";
-}
-
-std::string extended_json(const bson_iter_t& value) {
-  BsonDocument wrapped;
-  bson_append_iter(wrapped.get(), "", 0, &value);
-  size_t size = 0;
-  char* json = bson_as_relaxed_extended_json(wrapped.get(), &size);
-  if (json == nullptr) return "";
-  std::string text(json, size);
-  bson_free(json);
-  constexpr std::string_view kHead = R"({ "" : )", kTail = " }";
-  if (!text.starts_with(kHead) || !text.ends_with(kTail)) return text;
-  return text.substr(kHead.size(), text.size() - kHead.size() - kTail.size());
-}
-
-std::string oid_hex(const bson_oid_t& oid) {
-  ObjectId id;
-  std::memcpy(id.bytes.data(), oid.bytes, id.bytes.size());
-  return id.hex();
-}
 
 bool find(const bson_t& document, const char* key, bson_iter_t& found) {
   return bson_iter_init_find(&found, &document, key);
@@ -127,37 +70,6 @@ BsonDocument& BsonDocument::add_value(const char* key, const TypedValue& value) 
     bson_append_iter(&document_, key, -1, &iterator);
   }
   return *this;
-}
-
-std::string python_text(const bson_iter_t& value) {
-  switch (bson_iter_type(&value)) {
-    case BSON_TYPE_UTF8: {
-      uint32_t size = 0;
-      const char* text = bson_iter_utf8(&value, &size);
-      return {text, size};
-    }
-    case BSON_TYPE_OID:
-      return oid_hex(*bson_iter_oid(&value));
-    case BSON_TYPE_INT32:
-    case BSON_TYPE_INT64:
-      return std::to_string(bson_iter_as_int64(&value));
-    case BSON_TYPE_DOUBLE:
-      return python_double(bson_iter_double(&value));
-    case BSON_TYPE_BOOL:
-      return bson_iter_bool(&value) ? "True" : "False";
-    case BSON_TYPE_NULL:
-      return "None";
-    case BSON_TYPE_DATE_TIME:
-      return python_date(bson_iter_date_time(&value));
-    case BSON_TYPE_BINARY: {
-      uint32_t size = 0;
-      const uint8_t* bytes = nullptr;
-      bson_iter_binary(&value, nullptr, &size, &bytes);
-      return python_bytes(bytes, size);
-    }
-    default:
-      return extended_json(value);
-  }
 }
 
 TypedValue typed_value(const bson_iter_t& value) {

@@ -56,12 +56,6 @@ class BsonDocument {
   bson_t document_;
 };
 
-// What Python's str() gives, as the original wrote it into api_key_id: a string itself, an
-// ObjectId's hex, numbers in decimal, True, False, None, b'...' for binary (a UUID too), a date as
-// datetime prints it. Types that no key should have (documents, arrays, ...) are written as
-// extended JSON.
-std::string python_text(const bson_iter_t& value);
-
 TypedValue typed_value(const bson_iter_t& value);
 
 // The document of billing.events_completion, fields in the original's order.

@@ -6,6 +6,8 @@
 
 #include <limits>
 
+#include "db/python_text.h"
+
 namespace llmproxy {
 namespace {
 
@@ -58,7 +60,26 @@ const struct {
     {R"({"$binary": {"base64": "AGEnXAo=", "subType": "00"}})", R"(b"\x00a'\\\n")"},
     {R"({"$binary": {"base64": "/38i", "subType": "04"}})", R"(b'\xff\x7f"')"},
     {R"({"$binary": {"base64": "Jyci", "subType": "00"}})", R"(b'\'\'"')"},
-    {R"({"a": 1})", R"({ "a" : 1 })"},
+    {R"({"$numberDecimal": "1.50"})", "1.50"},
+    {R"({"$numberDecimal": "-1E+3"})", "-1E+3"},
+    {R"({"$timestamp": {"t": 1, "i": 2}})", "Timestamp(1, 2)"},
+    {R"({})", "{}"},
+    {R"({"a": 1, "b": [true, null, "x", {}]})", "{'a': 1, 'b': [True, None, 'x', {}]}"},
+    {R"(["it's", "q'\"", "\\\n\u0001\u0142", 2.0, {"$numberLong": "9007199254740993"}])",
+     R"(["it's", 'q\'"', '\\\n\x01)"
+     "\xC5\x82"
+     R"(', 2.0, 9007199254740993])"},
+    {R"({"o": {"$oid": "507f1f77bcf86cd799439011"}, "d": {"$numberDecimal": "1.5"}})",
+     "{'o': ObjectId('507f1f77bcf86cd799439011'), 'd': Decimal128('1.5')}"},
+    {R"([{"$date": {"$numberLong": "1795442709123"}}, {"$date": {"$numberLong": "1795442700000"}},)"
+     R"( {"$date": {"$numberLong": "1795442709000"}}])",
+     "[datetime.datetime(2026, 11, 23, 14, 5, 9, 123000), datetime.datetime(2026, 11, 23, 14, 5), "
+     "datetime.datetime(2026, 11, 23, 14, 5, 9)]"},
+    {R"([{"$binary": {"base64": "/38i", "subType": "00"}}, )"
+     R"({"$binary": {"base64": "eA==", "subType": "04"}}])",
+     R"([b'\xff\x7f"', Binary(b'x', 4)])"},
+    {R"({"$regularExpression": {"pattern": "a", "options": "i"}})",
+     R"({ "$regularExpression" : { "pattern" : "a", "options" : "i" } })"},
 };
 
 TEST(BsonTest, WritesWhatPythonsStrGives) {
@@ -66,6 +87,18 @@ TEST(BsonTest, WritesWhatPythonsStrGives) {
     const Parsed parsed(std::string(R"({"v": )") + one.json + "}");
     EXPECT_EQ(python_text(parsed.first()), one.text) << one.json;
   }
+}
+
+TEST(BsonTest, DocumentsTooDeepAreShownToo) {
+  BsonDocument inner;
+  for (int depth = 0; depth < 1000; ++depth) {
+    BsonDocument outer;
+    outer.add("v", inner);
+    bson_copy_to(outer.get(), inner.fresh());
+  }
+  bson_iter_t top;
+  ASSERT_TRUE(bson_iter_init(&top, inner.get()) && bson_iter_next(&top));
+  EXPECT_TRUE(python_text(top).starts_with("{'v': {'v': {'v': "));
 }
 
 TEST(BsonTest, KeepsEveryTypeBothWays) {
