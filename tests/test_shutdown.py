@@ -83,6 +83,19 @@ def test_plain_request_in_flight_finishes(proxy, backend):
     assert len(proxy.events()) == 1
 
 
+def test_reload_while_stopping_is_told_and_changes_nothing(proxy, backend):
+    gate = backend.gate("the signal was told of")
+    ((client, _, _),) = open_streams(proxy, backend, 1, gate)
+    proxy.signal(signal.SIGTERM)
+    wait_until(lambda: is_refused(proxy), "the listener closed")
+    proxy.signal(signal.SIGHUP)
+    proxy.wait_lines("SIGHUP while stopping")
+    gate.open()
+    assert proxy.wait() == 0
+    assert len(proxy.events()) == 1
+    client.close()
+
+
 def test_client_that_left_is_waited_for(proxy, backend):
     gate = backend.gate("the listener is closed")
     ((client, reply, _),) = open_streams(proxy, backend, 1, gate)

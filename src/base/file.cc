@@ -250,7 +250,7 @@ int RealDirectory::list(std::vector<std::string>& names) {
   int error = 0;
   while (true) {
     errno = 0;
-    const dirent* entry = ::readdir(stream);
+    const dirent* entry = ::readdir(stream);  // NOLINT(concurrency-mt-unsafe): its own stream
     if (entry == nullptr) {
       error = errno;
       break;

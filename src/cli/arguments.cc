@@ -214,7 +214,7 @@ CLI::App* add_demo(CLI::App& app, Arguments& arguments) {
       "demo",
       "Try it: serves on a throw-away database with a fresh key and a scripted model.\n"
       "Reads no configuration file: -c is accepted and ignored.");
-  demo->fallthrough();
+  demo->fallthrough()->footer("");  // its description tells of -c
   demo->add_option("--dir", arguments.demo.directory,
                    "keep the database in this directory (default: a temporary one)")
       ->check(refuse_empty);
@@ -280,6 +280,8 @@ int run_command_line(int argc, char** argv) {
       "llm-billing-proxy"};
   app.set_version_flag("--version", "llm-billing-proxy " LLMPROXY_VERSION);
   app.add_option("-c,--config", arguments.config_path, "configuration file")->capture_default_str();
+  app.footer(
+      "Every command takes -c,--config FILE: the configuration file (default: config.toml).");
   CLI::Option* check_flag = app.add_flag("-t", arguments.is_check, "as the subcommand check");
   const CLI::App* check =
       app.add_subcommand("check", "Check the configuration file.")->fallthrough();

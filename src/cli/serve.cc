@@ -353,7 +353,10 @@ bool Proxy::drain() {
   for (bool is_aborting = false;;) {
     const int what = next_signal(deadline);
     if (what == Signals::kEnded) return true;
-    if (what == SIGHUP) continue;
+    if (what == SIGHUP) {
+      log_.warning("SIGHUP while stopping: the configuration stays");
+      continue;
+    }
     if (is_aborting && what == Signals::kDeadline) return false;
     if (is_aborting) continue;
     is_aborting = true;
