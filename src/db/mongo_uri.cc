@@ -58,12 +58,19 @@ constexpr std::array kSpecialOptions = {
     MONGOC_URI_GSSAPISERVICENAME,  MONGOC_URI_READCONCERNLEVEL,
     MONGOC_URI_READPREFERENCETAGS, MONGOC_URI_W};
 
+constexpr std::array kSecretOptions = {MONGOC_URI_TLSCERTIFICATEKEYFILEPASSWORD,
+                                       MONGOC_URI_SSLCLIENTCERTIFICATEKEYPASSWORD,
+                                       MONGOC_URI_AUTHMECHANISMPROPERTIES};
+
+template <class Options>
+bool is_among(const Options& options, std::string_view name) {
+  return std::any_of(options.begin(), options.end(),
+                     [&](const char* option) { return to_lower(name) == option; });
+}
+
 bool is_known_option(std::string_view name) {
   const std::string option(name);
-  const bool is_special =
-      std::any_of(kSpecialOptions.begin(), kSpecialOptions.end(),
-                  [&](const char* special) { return to_lower(name) == special; });
-  return is_special || mongoc_uri_option_is_int32(option.c_str()) ||
+  return is_among(kSpecialOptions, name) || mongoc_uri_option_is_int32(option.c_str()) ||
          mongoc_uri_option_is_int64(option.c_str()) || mongoc_uri_option_is_bool(option.c_str()) ||
          mongoc_uri_option_is_utf8(option.c_str());
 }
@@ -124,9 +131,18 @@ Result<MongoUri> parse_mongo_uri(const std::string& uri) {
 
 std::vector<std::string> unknown_mongo_options(std::string_view uri) {
   std::vector<std::string> unknown;
+  std::string_view secret;  // behind it a name may be a piece of its value
+  bool has_unnamed = false;
   each_option(split(uri).rest, [&](std::string_view option) {
     const std::string_view name = option.substr(0, option.find('='));
-    if (!is_known_option(name)) unknown.emplace_back(name);
+    if (is_among(kSecretOptions, name)) secret = name;
+    if (is_known_option(name)) return;
+    if (secret.empty()) {
+      unknown.emplace_back(name);
+    } else if (!has_unnamed) {
+      has_unnamed = true;
+      unknown.push_back(fmt::format("what follows {} (in a value, write %26 for &)", secret));
+    }
   });
   return unknown;
 }

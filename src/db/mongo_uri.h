@@ -22,7 +22,8 @@ using MongoUri = std::unique_ptr<mongoc_uri_t, MongoUriDestroy>;
 // take a piece of the password for the name of a host, and quote it.
 Result<MongoUri> parse_mongo_uri(const std::string& uri);
 
-// The options of a URI that parse_mongo_uri() takes, and the driver does not look at: their names.
+// The options of a URI that parse_mongo_uri() takes, and the driver does not look at: their names,
+// or behind an option with a secret only that there are some.
 std::vector<std::string> unknown_mongo_options(std::string_view uri);
 
 // Database::identity() of `uri`; `collection` is "DATABASE.COLLECTION".

@@ -111,6 +111,22 @@ TEST(UnknownMongoOptions, AreThoseThatTheDriverWarnsOf) {
   EXPECT_TRUE(unknown_mongo_options("mongodb://u:p@h/db").empty());
 }
 
+// An & that should have been escaped makes a name of what is a piece of the secret.
+TEST(UnknownMongoOptions, AreNotNamedBehindASecret) {
+  for (const char* secret :
+       {"tlsCertificateKeyFilePassword=pa", "SSLclientCertificateKeyPassword=pa",
+        "authMechanismProperties=AWS_SESSION_TOKEN:pa"}) {
+    const std::string uri = "mongodb://h/?odd=1&" + std::string(secret) + "&tls=true&ss=w&rd=x";
+    ASSERT_TRUE(parse_mongo_uri(uri)) << uri;
+    const auto unknown = unknown_mongo_options(uri);
+    ASSERT_EQ(unknown.size(), 2U) << uri;
+    EXPECT_EQ(unknown[0], "odd");
+    EXPECT_EQ(unknown[1], "what follows " +
+                              std::string(secret, std::string_view(secret).find('=')) +
+                              " (in a value, write %26 for &)");
+  }
+}
+
 TEST(ParseMongoUri, AdvisesToEscape) {
   for (const char* user_info :
        {"u:a@b", "u@x:p", "u:a/b", "u:1/b", "u:a?b", "u:1/?b", "u:1/?b=", "u:a#b", "u:a,b", "u:a:b",
