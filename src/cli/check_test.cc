@@ -74,6 +74,23 @@ TEST_F(Check, WhatDriverAndTlsRefuseIsToldInItsPlace) {
                 "crl found\n");
 }
 
+TEST_F(Check, SqliteTakesNoOptions) {
+  for (const char* uri : {"sqlite:///a/b?mode=ro", "sqlite://b#c"}) {
+    EXPECT_EQ(check("[db]\nuri = \"" + std::string(uri) + "\"\n" + kOne),
+              "78||" + path_ +
+                  ":2:7: error: db.uri: expected a path behind sqlite://; it takes no options, so "
+                  "no ? and no #\n");
+  }
+  EXPECT_EQ(check("[db]\nuri = \"sqlite:///a/b%3Fc\"\n" + std::string(kOne)).substr(0, 2), "0|");
+}
+
+TEST_F(Check, AnOptionThatTheDriverDoesNotKnowIsAWarning) {
+  EXPECT_EQ(check("[db]\nuri = \"mongodb://u:SEC@h/?retryWrite=VAL\"\n" + std::string(kOne)),
+            "0|" + path_ + ": ok, 1 backend\n|" + path_ +
+                ":2:7: warning: db.uri: the MongoDB driver does not know retryWrite, and goes "
+                "without\n");
+}
+
 TEST_F(Check, DatabaseFromTheEnvironment) {
   setenv("LLMPROXY_DB_URI", "sqlite://other.db", 1);
   std::ofstream(path_) << kOne;

@@ -31,8 +31,10 @@ void unlink_driver_counters() {
 
 std::string check_database_uri(const std::string& uri) {
   if (!is_mongo(uri)) {  // a path: what else is wrong with it shows when it is opened
-    const bool has_options = uri.starts_with(kSqlite) && uri.find('?') != std::string::npos;
-    return has_options ? "expected a path behind sqlite://; it takes no options (?)" : "";
+    const bool has_options =
+        uri.starts_with(kSqlite) && uri.find_first_of("?#") != std::string::npos;
+    return has_options ? "expected a path behind sqlite://; it takes no options, so no ? and no #"
+                       : "";
   }
   const auto opened = open_mongo(uri);  // which only reads the URI
   return opened ? "" : opened.error().message;

@@ -172,8 +172,31 @@ TEST_F(SqliteTest, RefusesWhatIsNotItsOwnAndLeavesIt) {
 TEST_F(SqliteTest, RefusesALaterVersionOfItself) {
   open();
   run("PRAGMA user_version = 2");
-  EXPECT_NE(refusal(file_.uri()).find("schema version 2"), std::string::npos)
-      << refusal(file_.uri());
+  const auto expect_advice = [&] {
+    const std::string said = refusal(file_.uri());
+    for (const char* part :
+         {"schema version 2, of a newer llm-billing-proxy", "version 1", "upgrade"})
+      EXPECT_NE(said.find(part), std::string::npos) << said;
+  };
+  expect_advice();
+  run("ALTER TABLE api_keys RENAME COLUMN comment TO note");
+  expect_advice();
+}
+
+// Others may have written ids in capitals: those are found as they stand, and before any other.
+TEST_F(SqliteTest, AnIdIsFoundAsItStandsBeforeInSmallLetters) {
+  const auto database = open();
+  const std::string small = "66fd1d1de3a0c3eaae1b0cff", capital = "66FD1D1DE3A0C3EAAE1B0CFF";
+  run("INSERT INTO api_keys VALUES('" + small + "', 'COMPLETION', 'h1', 'u', NULL, NULL);" +
+      "INSERT INTO api_keys VALUES('" + capital + "', 'COMPLETION', 'h2', 'u', NULL, NULL)");
+  EXPECT_TRUE(*database->set_key_expiry(capital, kNow));
+  EXPECT_EQ(ask("SELECT id FROM api_keys WHERE date_expiry IS NOT NULL"), capital);
+  EXPECT_TRUE(*database->delete_key(capital));
+  EXPECT_EQ(ask("SELECT group_concat(id) FROM api_keys"), small);
+  EXPECT_TRUE(*database->delete_key(capital));
+  EXPECT_FALSE(*database->delete_key(capital));
+  run("INSERT INTO api_keys VALUES('" + capital + "', 'COMPLETION', 'h2', 'u', NULL, NULL)");
+  EXPECT_FALSE(*database->delete_key(small)) << "capitals are not guessed";
 }
 
 TEST_F(SqliteTest, AnEmptyFileWithItsVersionIsItsOwn) {
