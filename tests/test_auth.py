@@ -196,6 +196,32 @@ def test_mongodb_key_id_of_another_type_is_written_as_python_would(
     assert proxy.wait_events(1)[0]["api_key_id"] == text
 
 
+MOMENT = datetime.datetime(2024, 1, 2, 3, 4, 5, 678000)
+
+
+@pytest.mark.parametrize(
+    "id",
+    [
+        bson.Decimal128("1.50"),
+        bson.Decimal128("-1E+3"),
+        MOMENT,
+        b"it's\n\xff",
+        {"a": 1, "b": "x", "c": {"d": [True, None, {}, []]}},
+        {"it's": ["it's", "both'\"", "\\\t\x01\x7f", "Łódź 🦙"]},
+        {"n": [1.5, 1e16, 1e-5, -0.0, float("inf"), bson.Int64(2**53 + 1)]},
+        {"t": [MOMENT, MOMENT.replace(microsecond=0), datetime.datetime(1950, 1, 2)]},
+        {"b": [b"'\xff", bson.Binary(bytes(range(16)), 4), bson.Timestamp(1, 2)]},
+        {"o": bson.ObjectId("66fd1d1de3a0c3eaae1b0c77"), "d": bson.Decimal128("1E-7")},
+    ],
+)
+def test_mongodb_key_id_is_written_as_pymongo_s_own_str(make_proxy, backend, mongo, id):
+    proxy = make_proxy({"m": backend}, mongo)
+    key = {"_id": id, "access_level": "COMPLETION", "secret": digest("t"), "user_id": "u"}
+    mongo.keys.insert_one(key)
+    proxy.post(token="t")
+    assert proxy.wait_events(1)[0]["api_key_id"] == str(bson.decode(bson.encode(key))["_id"])
+
+
 @pytest.mark.parametrize(
     "user", ["u", bson.ObjectId("66fd1d1de3a0c3eaae1b0c77"), 7, bson.Int64(7), 7.5, True]
 )
