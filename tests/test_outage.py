@@ -53,7 +53,10 @@ class Load:
 
 
 def outage(make_proxy, backend, database, seconds):
-    proxy = make_proxy({"m": backend}, database, auth={"key_ttl": 0.2})
+    # A commit of one request takes a block: 20 s of them would fill the rig's small ledger.
+    proxy = make_proxy(
+        {"m": backend}, database, auth={"key_ttl": 0.2}, ledger={"max_bytes": 1 << 30}
+    )
     assert proxy.post(token="token3").status == 200
     load = Load(proxy)
     load.wait_more(50)
