@@ -285,7 +285,8 @@ std::string Ledger::refusal() const {
   if (is_stalling) return "the ledger's disk is slow: a write takes longer than commit_timeout";
   if (state_->is_closing) return "the ledger is closed";
   // Less than 2 % are missing to a segment more.
-  if (files.bytes_used() > state_->settings.max_bytes / 100 * (LedgerLog::kFullPercent - 2)) {
+  if (files.has_many_segments() ||
+      files.bytes_used() > state_->settings.max_bytes / 100 * (LedgerLog::kFullPercent - 2)) {
     return "the ledger is full: events wait for the database";
   }
   if (files.state().unresolved().size() >= LedgerCore::kUnresolvedMax) {

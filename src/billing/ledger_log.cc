@@ -18,6 +18,10 @@ uint64_t rounded_up(uint64_t size, uint64_t block) {
   return (size + block - 1) / block * block;
 }
 
+bool is_empty(const SegmentView& view) {
+  return view.last_sequence < view.first_sequence;
+}
+
 LedgerLog::Settings sized(LedgerLog::Settings settings, uint64_t block_bytes) {
   settings.segment_bytes =
       std::max(settings.segment_bytes, LedgerLog::kSegmentBlocksMin * block_bytes);
@@ -43,7 +47,7 @@ LedgerLog::LedgerLog(Directory& directory, Settings settings, Start start)
     segment.view = view;
     view.file->size(segment.size);
     segment.is_cut = segment.size <= view.end_bytes;
-    closed_.emplace(view.number, std::move(segment));
+    add_closed(std::move(segment));
   }
   for (const Damage& damage : start.unkept) quarantine(damage);
 }
@@ -113,6 +117,7 @@ bool LedgerLog::wants_spare() const {
   // would ever go. It may be full beyond its bound: max_bytes was made smaller.
   const bool has_place = !spares_.empty() || (current_ && usable(*current_) > 0);
   if (!has_place) return true;
+  if (has_many_segments()) return false;
   const bool is_low = !is_ready() || spares_.size() < kSparesMin ||
                       bytes_available() < reserved_ + kSparesMin * settings_.segment_bytes;
   return is_low && bytes_used() + spare_bytes() <= settings_.max_bytes / 100 * kFullPercent;
@@ -222,8 +227,7 @@ std::optional<LedgerLog::Write> LedgerLog::begin_write(MonotonicTime now, bool w
   header_.first_sequence = sequence + 1;
   header_.cutoffs.clear();
   for (const auto& [number, segment] : closed_) {
-    const bool is_empty = segment.view.last_sequence < segment.view.first_sequence;
-    header_.cutoffs.push_back({number, is_empty ? 0 : segment.view.last_sequence});
+    header_.cutoffs.push_back({number, is_empty(segment.view) ? 0 : segment.view.last_sequence});
   }
   for (const Segment& segment : failed_) header_.cutoffs.push_back({segment.view.number, 0});
   std::sort(header_.cutoffs.begin(), header_.cutoffs.end(),
@@ -263,7 +267,13 @@ void LedgerLog::close_current() {
     return;
   }
   segment.view.last_sequence = state_.last_sequence();
-  closed_.emplace(segment.view.number, std::move(segment));
+  add_closed(std::move(segment));
+}
+
+void LedgerLog::add_closed(Segment segment) {
+  const uint64_t number = segment.view.number;
+  if (is_empty(segment.view)) empty_.insert(number);
+  closed_.emplace(number, std::move(segment));
 }
 
 void LedgerLog::end_write(int error, MonotonicTime now, std::vector<Told>& told) {
@@ -333,6 +343,9 @@ std::optional<LedgerLog::Chore> LedgerLog::pick_spare() const {
 std::optional<LedgerLog::Chore> LedgerLog::pick_removal() const {
   using Kind = Chore::Kind;
   if (!failed_.empty()) return Chore{.kind = Kind::kRemove, .number = failed_.front().view.number};
+  // Copies of a tail that was copied again: not before the new copy is durable.
+  if (!empty_.empty() && current_ && current_->used() > 0 && !has_unkept(*empty_.begin()))
+    return Chore{.kind = Kind::kRemove, .number = *empty_.begin()};
   const LedgerState::Segment* const settled = state_.find_settled();
   if (settled == nullptr || settled->open > 0 || !closed_.contains(settled->number) ||
       has_unkept(settled->number)) {
@@ -456,6 +469,7 @@ void LedgerLog::end_chore(const Chore& chore, int error, MonotonicTime now) {
       } else {
         state_.drop_segment(chore.number);
         closed_.erase(chore.number);
+        empty_.erase(chore.number);
         std::erase_if(kept_, [&](const auto& place) { return place.first == chore.number; });
       }
       break;

@@ -59,6 +59,7 @@ class LedgerLog {
   struct Settings {
     uint64_t max_bytes = uint64_t{4} << 30;       // of all segments together
     uint64_t segment_bytes = uint64_t{16} << 20;  // at least kSegmentBlocksMin blocks
+    size_t segments_max = 16'384;                 // for new work; a header takes twice as many
     Milliseconds probe_interval{1'000};           // between two tries while the disk fails
   };
   static constexpr size_t kSparesMin = 2;
@@ -154,8 +155,9 @@ class LedgerLog {
   bool has_upkeep() const;  // a mark, or copies of open intents: can wait for others to come along
   bool is_writing() const { return is_writing_; }
   bool is_failing() const { return is_failing_; }
-  bool wants_spare() const;     // a chore should make one
-  bool is_ready() const;        // there is a segment to write to, and the spares
+  bool wants_spare() const;  // a chore should make one
+  bool is_ready() const;     // there is a segment to write to, and the spares
+  bool has_many_segments() const { return closed_.size() >= settings_.segments_max; }  // or bytes
   uint64_t bytes_used() const;  // of all segments, spares among them
   uint64_t bytes_available() const;
   uint64_t bytes_reserved() const { return reserved_; }
@@ -182,6 +184,7 @@ class LedgerLog {
   bool place_group();
   bool take_spare();
   void close_current();
+  void add_closed(Segment segment);
   void give_up(std::vector<Told>& told);
   void clear_group();
   size_t header_room() const;
@@ -212,6 +215,7 @@ class LedgerLog {
   std::optional<Segment> current_;
   std::deque<Segment> spares_;
   std::map<uint64_t, Segment> closed_;  // by number
+  std::set<uint64_t> empty_;            // of them, those in which nothing counts
   std::deque<Segment> failed_;          // nothing in them counts: to be removed
   std::deque<Damage> unkept_;
   std::set<std::pair<uint64_t, uint64_t>> kept_;  // segment and offset of what is not in unkept_

@@ -506,6 +506,25 @@ TEST_F(LedgerLogTest, WhatIsReservedFits) {
   EXPECT_EQ(rig_.bills(), numbers(1, reserved));
 }
 
+// Every header names them all.
+TEST_F(LedgerLogTest, ManySegmentsAreFullWhateverTheyHold) {
+  rig_.settings.segments_max = 8;
+  for (uint16_t life = 1; life <= 12; ++life) {
+    if (rig_.log) rig_.kill();
+    rig_.start();
+    rig_.commit();
+    rig_.commit(bill(life));
+    rig_.commit(bill(static_cast<uint16_t>(life + 100)));
+    rig_.chores();
+  }
+  EXPECT_GE(rig_.log->views().size(), 8u);
+  EXPECT_LT(rig_.log->bytes_used(), rig_.settings.max_bytes / 2);
+  EXPECT_FALSE(rig_.log->is_ready()) << "no new work";
+  rig_.settle_all();
+  rig_.chores();
+  EXPECT_TRUE(rig_.log->is_ready());
+}
+
 TEST_F(LedgerLogTest, FullRefusesAndRoomComesBackWhenSegmentsGo) {
   const size_t filler = 3'000, room = log().room_for(filler + 200);
   uint16_t next = 1;

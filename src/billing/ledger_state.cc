@@ -36,9 +36,11 @@ void LedgerState::add_segment(uint64_t number, uint64_t first_sequence) {
 }
 
 void LedgerState::drop_segment(uint64_t number) {
-  LLMPROXY_CHECK(!segments_.empty() && segments_.begin()->first == number);
-  LLMPROXY_CHECK(segments_.begin()->second.open == 0);
-  segments_.erase(segments_.begin());
+  const auto found = segments_.find(number);
+  LLMPROXY_CHECK(found != segments_.end() && found->second.open == 0);
+  const bool is_empty = found->second.last_sequence < found->second.first_sequence;
+  LLMPROXY_CHECK(is_empty || found == segments_.begin());
+  segments_.erase(found);
 }
 
 // An outcome, or a person's word: the id is neither open nor unresolved nor dead any more.

@@ -56,7 +56,7 @@ class LedgerState {
 
   // A new last segment, before a record of it is applied.
   void add_segment(uint64_t number, uint64_t first_sequence);
-  // The oldest segment, which is not needed any more.
+  // The oldest segment, or one in which nothing counts: it is not needed any more.
   void drop_segment(uint64_t number);
 
   // The next record, of the last segment. Says in words which invariant it breaks ("" none): the

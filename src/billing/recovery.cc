@@ -58,6 +58,7 @@ class Recovery {
   Result<HeaderRead> read_header_of(File& file);
   void quarantine_file(const std::string& name, uint64_t size, bool has_lost);
   void quarantine_bytes(const Found& found, uint64_t offset, uint64_t size);
+  std::optional<Error> check_instances();
   std::optional<Error> look_at_quarantine(const std::vector<std::string>& names);
   std::optional<Error> read_side();
   std::optional<Error> drop_torn();
@@ -203,6 +204,21 @@ std::optional<Error> Recovery::set_aside(uint64_t number, std::shared_ptr<File> 
   return std::nullopt;
 }
 
+// The newest header says which segments count: another ledger's would take these for removed ones.
+std::optional<Error> Recovery::check_instances() {
+  for (const auto& [number, found] : found_) {
+    const auto& [first_number, first] = *found_.begin();
+    if (found.header.instance == first.header.instance) continue;
+    return Error{
+        .status = kStatusConfig,
+        .message = fmt::format(
+            "ledger: {} and {} are of two ledgers. Nothing was changed. Move the segments of one "
+            "into another directory, and send its events by `ledger ship DIR`",
+            segment_name(first_number), segment_name(number))};
+  }
+  return std::nullopt;
+}
+
 // A start that found the header of the newest segment damaged put that into the quarantine, and may
 // have ended before it wrote anything: this one must find the same.
 std::optional<Error> Recovery::look_at_quarantine(const std::vector<std::string>& names) {
@@ -239,6 +255,7 @@ std::optional<Error> Recovery::find_segments() {
   for (const uint64_t number : numbers) {
     if (auto error = look_at(number, unused)) return error;
   }
+  if (auto error = check_instances()) return error;
   if (auto error = look_at_quarantine(names)) return error;
   if (options_.is_survey) return std::nullopt;
   for (const std::string& name : unused) {

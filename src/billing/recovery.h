@@ -37,7 +37,8 @@ struct RecoveryOptions {
 // `directory` is locked by us. Writes nothing but quarantine files, and removes spare segments:
 // what counts is copied by who appends `first`. Called again after a crash in the middle of it, or
 // of that, it finds the same. Errors: blame kProxy, for people; status 78 in `status` where the
-// configuration must change (another database, a newer program), else 70 (the disk).
+// configuration must change (another database, a newer program) or the files (of two ledgers), else
+// 70 (the disk).
 Result<Recovered> recover_ledger(Directory& directory, const RecoveryOptions& options);
 
 }  // namespace llmproxy

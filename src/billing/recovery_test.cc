@@ -474,6 +474,55 @@ TEST_F(RecoveryTest, ACopyThatWasCopiedAgainIsNoLossWithoutItsHeader) {
   EXPECT_EQ(waiting(found), (Numbers{1, 2}));
 }
 
+// A process that is started again and again while its database is away must not fill its disk.
+TEST_F(RecoveryTest, ACopyOfTheTailGoesWhenTheNextOneIsDurable) {
+  rig_.commit(bill(1));
+  rig_.commit(bill(2));
+  std::string copy;
+  for (int life = 0; life < 20; ++life) {
+    rig_.kill();
+    rig_.start();
+    rig_.chores();
+    EXPECT_EQ(rig_.log->views().size(), life == 0 ? 1u : 2u) << "a copy that still counts";
+    rig_.commit();
+    if (life == 1) copy = rig_.bytes(rig_.log->views()[1].number);
+    rig_.chores();
+    ASSERT_EQ(rig_.log->views().size(), 2u);
+    EXPECT_EQ(rig_.bills(), (Numbers{1, 2}));
+  }
+  const uint64_t gone = rig_.log->views()[1].number - 1;
+  rig_.commit(true);
+  rig_.kill();
+  ASSERT_FALSE(has_file(segment_name(read_header(copy).header.number)));
+  ASSERT_FALSE(has_file(segment_name(gone)));
+  rig_.disk.put(segment_name(read_header(copy).header.number), copy);
+  const Recovered found = recover();
+  EXPECT_TRUE(found.alarms.empty()) << "it came back, which is no damage: " << found.alarms[0];
+  EXPECT_EQ(waiting(found), (Numbers{1, 2}));
+}
+
+// Theirs would take ours for segments that were removed, or ours theirs.
+TEST_F(RecoveryTest, SegmentsOfTwoLedgersAreNotTouched) {
+  rig_.commit(bill(1));
+  rig_.commit(true);
+  LogRig other(2);
+  other.start();
+  other.roll(other.roll(10));
+  for (const uint64_t number : {2u, 3u}) rig_.disk.put(segment_name(number), other.bytes(number));
+  for (const bool is_survey : {false, true}) {
+    rig_.kill();
+    const auto files = rig_.files("");
+    const Result<Recovered> found = rig_.recover({"db", true, is_survey});
+    ASSERT_FALSE(found);
+    EXPECT_EQ(found.error().status, 78);
+    for (const uint64_t number : {1u, 2u}) {
+      EXPECT_NE(found.error().message.find(segment_name(number)), std::string::npos)
+          << found.error().message;
+    }
+    EXPECT_EQ(rig_.files(""), files);
+  }
+}
+
 // What it held, nobody knows, nor up to which sequence: streams that were open before it may have
 // ended in it.
 TEST_F(DamageTest, TheHeaderOfTheNewestSegmentIsDamagedInWhichAStreamEnded) {
