@@ -106,8 +106,9 @@ void LedgerCore::release(const Intent& intent) {
 }
 
 void LedgerCore::append(LedgerLog::Append append) {
-  if (append.waiter != nullptr) ++waiting_;
+  const bool has_waiter = append.waiter != nullptr;
   ledger_.append(std::move(append));
+  if (has_waiter) ++waiting_;
 }
 
 void LedgerCore::open(const Intent& intent, bool may_bill_running, Waiter& waiter) {
@@ -119,11 +120,9 @@ bool LedgerCore::progress(const ObjectId& id, const Figure& figure, bool is_fina
   return progress_.size() == 1;
 }
 
-void LedgerCore::count_outcome(const Record& record, int64_t by) {
-  const auto add = [by](uint64_t& counter) { counter += static_cast<uint64_t>(by); };
-  if (std::holds_alternative<EventRecord>(record)) add(counts_.billed);
-  if (std::holds_alternative<FreeRecord>(record)) add(counts_.free);
-  if (std::holds_alternative<UnresolvedRecord>(record)) add(counts_.unresolved);
+uint64_t& LedgerCore::count_of(Outcome::Kind kind) {
+  if (kind == Outcome::Kind::kBilled) return counts_.billed;
+  return kind == Outcome::Kind::kFree ? counts_.free : counts_.unresolved;
 }
 
 bool LedgerCore::settle(Settlement settlement, Waiter& waiter) {
@@ -134,10 +133,11 @@ bool LedgerCore::settle(Settlement settlement, Waiter& waiter) {
   }
   LedgerLog::Append entry{.waiter = &waiter, .gives_up = !settlement.has_intent};
   const bool was_unresolved = settlement.was_unresolved;
+  const Outcome::Kind kind = settlement.outcome.kind;
   const ObjectId id = settlement.intent.id;
-  const size_t bytes = record_bytes(settlement.intent);
+  if (!was_unresolved) entry.room = ledger_.room_for(record_bytes(settlement.intent));
   const std::string reason(settlement.outcome.reason);
-  switch (settlement.outcome.kind) {
+  switch (kind) {
     case Outcome::Kind::kBilled:
       entry.record = EventRecord{make_event(std::move(settlement)),
                                  was_unresolved ? Origin::kLate : Origin::kRequest};
@@ -151,24 +151,33 @@ bool LedgerCore::settle(Settlement settlement, Waiter& waiter) {
           UnresolvedRecord{std::move(settlement.intent), settlement.date_created, reason};
       break;
   }
-  progress_.erase(id);
-  if (was_unresolved) {
-    closing_.emplace(id, 0);
-    --counts_.unresolved;
-    ++counts_.late;
-    log_.info("resolved by a figure that came late: {}",
-              describe(std::get<EventRecord>(entry.record).event));
-  } else {
-    LLMPROXY_CHECK(counts_.in_flight > 0);  // I7
-    --counts_.in_flight;
-    entry.room = ledger_.room_for(bytes);
-  }
-  count_outcome(entry.record, 1);
   if (const auto* unresolved = std::get_if<UnresolvedRecord>(&entry.record))
     log_.error("unresolved: {}", describe(*unresolved));
+  if (was_unresolved) {
+    log_.info("resolved by a figure that came late: {}",
+              describe(std::get<EventRecord>(entry.record).event));
+  }
+  return enter(std::move(entry), id, kind, was_unresolved);
+}
+
+// Memory may run out up to the append, and nothing has changed then: who catches that settles the
+// request once more.
+bool LedgerCore::enter(LedgerLog::Append entry, const ObjectId& id, Outcome::Kind kind,
+                       bool was_unresolved) {
+  LLMPROXY_CHECK(was_unresolved || counts_.in_flight > 0);  // I7
   const bool is_free = entry.waiter == nullptr;
+  if (was_unresolved) closing_.emplace(id, 0);
+  try {
+    append(std::move(entry));
+  } catch (...) {
+    if (was_unresolved) closing_.erase(id);
+    throw;
+  }
+  progress_.erase(id);
+  was_unresolved ? --counts_.unresolved : --counts_.in_flight;
+  if (was_unresolved) ++counts_.late;
+  ++count_of(kind);
   if (is_free) --active_;
-  append(std::move(entry));
   return is_free;
 }
 
@@ -245,10 +254,10 @@ void LedgerCore::note_told(const LedgerLog::Told& told, MonotonicTime now) {
     return;
   }
   // Nothing of it was recorded, and nothing of it goes out: it is free.
-  const bool is_outcome = std::holds_alternative<EventRecord>(record) ||
-                          std::holds_alternative<UnresolvedRecord>(record);
+  const bool is_bill = std::holds_alternative<EventRecord>(record);
+  const bool is_outcome = is_bill || std::holds_alternative<UnresolvedRecord>(record);
   if (!is_outcome || is_by_hand(record)) return;
-  count_outcome(record, -1);
+  --count_of(is_bill ? Outcome::Kind::kBilled : Outcome::Kind::kUnresolved);
   ++counts_.free;
 }
 

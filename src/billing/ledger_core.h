@@ -142,10 +142,11 @@ class LedgerCore {
   };
 
   void append(LedgerLog::Append append);
+  bool enter(LedgerLog::Append entry, const ObjectId& id, Outcome::Kind kind, bool was_unresolved);
   ByHand append_by_hand(const ObjectId& id, std::vector<Record> records, Waiter* waiter);
   void note_closed(const Record& record, bool is_durable);
   bool is_unresolved(const ObjectId& id) const;
-  void count_outcome(const Record& record, int64_t by);
+  uint64_t& count_of(Outcome::Kind kind);
   void note_told(const LedgerLog::Told& told, MonotonicTime now);
   void tell_of_writing(int error, bool was_failing);
   void take_progress(MonotonicTime now);

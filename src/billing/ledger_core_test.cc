@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/test_allocations.h"
 #include "billing/ledger_test_rig.h"
 
 namespace llmproxy {
@@ -116,6 +117,48 @@ class LedgerCoreTest : public testing::Test {
   Delivery answer_ = kDelivered;
   std::vector<int64_t> sent_;
 };
+
+// Whoever catches it settles the request once more.
+TEST_F(LedgerCoreTest, ASettleThatRunsOutOfMemoryChangesNothing) {
+  using Kind = Outcome::Kind;
+  settle(settlement(Kind::kUnresolved, 1));
+  commit();
+  uint16_t number = 1;
+  for (const Kind kind : {Kind::kBilled, Kind::kFree, Kind::kUnresolved, Kind::kBilled}) {
+    Settlement one = settlement(kind, number);
+    one.was_unresolved = number == 1;
+    if (!one.was_unresolved) {
+      ASSERT_TRUE(core_->reserve(one.intent));
+    }
+    ++number;
+    const LedgerCounts before = core_->counts();
+    bool is_done = false;
+    for (int passed = 0; !is_done; ++passed) {
+      ASSERT_LT(passed, 100);
+      Settlement again = one;
+      allocation_fault.arm(1, passed);
+      try {
+        (void)core_->settle(std::move(again), nobody_);
+        is_done = true;
+      } catch (const std::bad_alloc&) {
+      }
+      allocation_fault.disarm();
+      const LedgerCounts after = core_->counts();
+      EXPECT_EQ(after.in_flight, before.in_flight - (is_done && !one.was_unresolved ? 1 : 0));
+      const auto sum = [](const LedgerCounts& counts) {
+        return counts.billed + counts.free + counts.unresolved + counts.in_flight;
+      };
+      EXPECT_EQ(sum(after), sum(before)) << "I7";
+      EXPECT_EQ(after.late, before.late + (is_done && one.was_unresolved ? 1 : 0));
+    }
+    commit();
+  }
+  EXPECT_EQ(core_->counts().billed, 2u);
+  EXPECT_EQ(core_->counts().free, 1u);
+  EXPECT_EQ(core_->counts().unresolved, 1u);
+  ship();
+  EXPECT_EQ(sent_, (std::vector<int64_t>{1, 4}));
+}
 
 // Beyond the bound its backend gets no new work, until late figures have resolved its own.
 TEST_F(LedgerCoreTest, ABackendThatMakesManyUnresolvedOnesWaitsForThemToBeResolved) {
