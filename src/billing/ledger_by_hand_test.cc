@@ -12,6 +12,7 @@
 #include "billing/ledger.h"
 #include "billing/ledger_survey.h"
 #include "billing/ledger_test_rig.h"
+#include "billing/test_database.h"
 #include "billing/test_waiter.h"
 
 namespace llmproxy {
@@ -22,7 +23,7 @@ using rig::LogRig;
 using Kind = Outcome::Kind;
 
 // Refuses what it is told to refuse, takes the rest.
-class RefusingDatabase final : public Database {
+class RefusingDatabase final : public TestDatabase {
  public:
   BatchResult write_events(std::span<const Event> events) override {
     BatchResult result;
@@ -42,13 +43,6 @@ class RefusingDatabase final : public Database {
     const std::lock_guard lock(mutex_);
     return stored_;
   }
-  KeyLookup find_key(std::string_view, std::string_view, WallMs) override { return {}; }
-  Result<std::string> create_key(const NewKey&) override { return Error{}; }
-  Result<std::vector<KeyRecord>> list_keys() override { return Error{}; }
-  Result<bool> set_key_expiry(std::string_view, std::optional<WallMs>) override { return Error{}; }
-  Result<bool> delete_key(std::string_view) override { return Error{}; }
-  std::string identity() const override { return "test"; }
-  std::string check() override { return ""; }
 
  private:
   std::mutex mutex_;

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "billing/ledger_test_rig.h"
+#include "billing/test_database.h"
 
 namespace llmproxy {
 namespace {
@@ -25,7 +26,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 // Holds each write until the test answers it.
-class ScriptedDatabase final : public Database {
+class ScriptedDatabase final : public TestDatabase {
  public:
   // The n-th batch (from 0), once it has come.
   std::vector<Event> batch(size_t n) {
@@ -70,13 +71,6 @@ class ScriptedDatabase final : public Database {
     }
     return result;
   }
-  KeyLookup find_key(std::string_view, std::string_view, WallMs) override { return {}; }
-  Result<std::string> create_key(const NewKey&) override { return Error{}; }
-  Result<std::vector<KeyRecord>> list_keys() override { return Error{}; }
-  Result<bool> set_key_expiry(std::string_view, std::optional<WallMs>) override { return Error{}; }
-  Result<bool> delete_key(std::string_view) override { return Error{}; }
-  std::string identity() const override { return "test"; }
-  std::string check() override { return ""; }
 
  private:
   std::mutex mutex_;

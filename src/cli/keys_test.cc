@@ -9,13 +9,14 @@
 #include <vector>
 
 #include "base/digest.h"
+#include "billing/test_database.h"
 
 namespace llmproxy {
 namespace {
 
 constexpr WallMs kNow = 1'795'435'200'000;  // 2026-11-23T12:00:00Z
 
-class MemoryDatabase final : public Database {
+class MemoryDatabase final : public TestDatabase {
  public:
   struct Row {
     NewKey key;
@@ -52,10 +53,6 @@ class MemoryDatabase final : public Database {
     if (is_down) return down();
     return std::erase_if(rows, [&](const Row& row) { return row.id == id; }) > 0;
   }
-  KeyLookup find_key(std::string_view, std::string_view, WallMs) override { return {}; }
-  BatchResult write_events(std::span<const Event>) override { return {}; }
-  std::string identity() const override { return "test"; }
-  std::string check() override { return ""; }
 
  private:
   static Error down() { return {.status = 503, .message = "does not answer"}; }

@@ -7,13 +7,14 @@
 #include <string>
 #include <vector>
 
+#include "billing/test_database.h"
 #include "net/test_loop.h"
 
 namespace llmproxy {
 namespace {
 
 // Knows one token, "sk-good"; is down when asked for "sk-down".
-class OneKey final : public Database {
+class OneKey final : public TestDatabase {
  public:
   KeyLookup find_key(std::string_view secret_hex, std::string_view, WallMs) override {
     KeyLookup found;
@@ -24,13 +25,6 @@ class OneKey final : public Database {
     found.key.id = "good";
     return found;
   }
-  BatchResult write_events(std::span<const Event>) override { return {}; }
-  Result<std::string> create_key(const NewKey&) override { return std::string(); }
-  Result<std::vector<KeyRecord>> list_keys() override { return std::vector<KeyRecord>(); }
-  Result<bool> set_key_expiry(std::string_view, std::optional<WallMs>) override { return false; }
-  Result<bool> delete_key(std::string_view) override { return false; }
-  std::string identity() const override { return "test"; }
-  std::string check() override { return ""; }
 };
 
 struct Case {

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "billing/record.h"
+#include "billing/test_database.h"
 #include "net/loop.h"
 
 namespace llmproxy {
@@ -30,7 +31,7 @@ constexpr std::chrono::seconds kPatience{20};
 constexpr Millis kLong{3'600'000};
 
 // Answers as told; look-ups wait while it hangs.
-class ScriptedDatabase final : public Database {
+class ScriptedDatabase final : public TestDatabase {
  public:
   KeyLookup find_key(std::string_view secret_hex, std::string_view access_level, WallMs) override {
     std::unique_lock lock(mutex_);
@@ -102,14 +103,6 @@ class ScriptedDatabase final : public Database {
     std::unique_lock lock(mutex_);
     EXPECT_TRUE(changed_.wait_for(lock, kPatience, [&] { return asked_in_all_ >= count; }));
   }
-
-  BatchResult write_events(std::span<const Event>) override { return {}; }
-  Result<std::string> create_key(const NewKey&) override { return std::string(); }
-  Result<std::vector<KeyRecord>> list_keys() override { return std::vector<KeyRecord>(); }
-  Result<bool> set_key_expiry(std::string_view, std::optional<WallMs>) override { return false; }
-  Result<bool> delete_key(std::string_view) override { return false; }
-  std::string identity() const override { return "test"; }
-  std::string check() override { return ""; }
 
  private:
   static std::string hex(const std::string& token) { return to_hex(sha256(token)); }

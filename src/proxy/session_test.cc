@@ -25,13 +25,14 @@
 #include <vector>
 
 #include "base/test_allocations.h"
+#include "billing/test_database.h"
 #include "net/test_loop.h"
 
 namespace llmproxy {
 namespace {
 
 // Every token is a key; look-ups wait while it hangs.
-class AnyKey final : public Database {
+class AnyKey final : public TestDatabase {
  public:
   explicit AnyKey(bool is_hanging) : is_hanging_(is_hanging) {}
   KeyLookup find_key(std::string_view, std::string_view, WallMs) override {
@@ -58,12 +59,6 @@ class AnyKey final : public Database {
   BatchResult write_events(std::span<const Event> events) override {
     return {std::vector<Delivery>(events.size(), Delivery::kDelivered)};
   }
-  Result<std::string> create_key(const NewKey&) override { return std::string(); }
-  Result<std::vector<KeyRecord>> list_keys() override { return std::vector<KeyRecord>(); }
-  Result<bool> set_key_expiry(std::string_view, std::optional<WallMs>) override { return false; }
-  Result<bool> delete_key(std::string_view) override { return false; }
-  std::string identity() const override { return "test"; }
-  std::string check() override { return ""; }
 
  private:
   std::mutex mutex_;
