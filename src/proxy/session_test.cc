@@ -26,6 +26,7 @@
 
 #include "base/test_allocations.h"
 #include "billing/test_database.h"
+#include "billing/test_gates.h"
 #include "net/test_loop.h"
 
 namespace llmproxy {
@@ -65,85 +66,6 @@ class AnyKey final : public TestDatabase {
   std::condition_variable changed_;
   bool is_hanging_;
   bool is_asked_ = false;
-};
-
-// What becomes of the ledger's writes.
-class Gate {
- public:
-  void close() { set(true, 0); }  // they hang
-  void fail(int error) { set(false, error); }
-  void open() { set(false, 0); }
-  int pass() {
-    std::unique_lock lock(mutex_);
-    if (is_closed_) is_reached_ = true;
-    changed_.notify_all();
-    changed_.wait(lock, [&] { return !is_closed_; });
-    return error_;
-  }
-  void wait_for_write() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return is_reached_; });
-  }
-
- private:
-  void set(bool is_closed, int error) {
-    const std::lock_guard lock(mutex_);
-    is_closed_ = is_closed;
-    is_reached_ = false;
-    error_ = error;
-    changed_.notify_all();
-  }
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool is_closed_ = false, is_reached_ = false;
-  int error_ = 0;
-};
-
-class GatedFile final : public File {
- public:
-  GatedFile(std::unique_ptr<File> file, std::shared_ptr<Gate> gate)
-      : file_(std::move(file)), gate_(std::move(gate)) {}
-  int write(uint64_t offset, std::string_view bytes) override {
-    const int error = gate_->pass();
-    return error != 0 ? error : file_->write(offset, bytes);
-  }
-  int read(uint64_t offset, std::span<char> into, size_t& n) override {
-    return file_->read(offset, into, n);
-  }
-  int truncate(uint64_t size) override { return file_->truncate(size); }
-  int size(uint64_t& bytes) override { return file_->size(bytes); }
-
- private:
-  const std::unique_ptr<File> file_;
-  const std::shared_ptr<Gate> gate_;
-};
-
-class GatedDirectory final : public Directory {
- public:
-  GatedDirectory(std::unique_ptr<Directory> directory, std::shared_ptr<Gate> gate)
-      : directory_(std::move(directory)), gate_(std::move(gate)) {}
-  int list(std::vector<std::string>& names) override { return directory_->list(names); }
-  int open(const std::string& name, std::unique_ptr<File>& file) override {
-    return wrap(directory_->open(name, file), file);
-  }
-  int create(const std::string& name, uint64_t size, std::unique_ptr<File>& file) override {
-    return wrap(directory_->create(name, size, file), file);
-  }
-  int rename(const std::string& from, const std::string& to) override {
-    return directory_->rename(from, to);
-  }
-  int remove(const std::string& name) override { return directory_->remove(name); }
-  int sync() override { return directory_->sync(); }
-  int free_bytes(uint64_t& bytes) override { return directory_->free_bytes(bytes); }
-  size_t block_bytes() const override { return directory_->block_bytes(); }
-
- private:
-  int wrap(int error, std::unique_ptr<File>& file) {
-    if (error == 0) file = std::make_unique<GatedFile>(std::move(file), gate_);
-    return error;
-  }
-  const std::unique_ptr<Directory> directory_;
-  const std::shared_ptr<Gate> gate_;
 };
 
 std::string request_text(bool is_stream, const std::string& model = "m") {
@@ -252,13 +174,13 @@ class SessionTest : public testing::Test {
     settings.commit_gap = commit_gap;
     settings.ship_interval = std::chrono::hours(1);
     settings.commit_timeout = commit_timeout;
-    auto opened = Ledger::open(std::make_unique<GatedDirectory>(std::move(real), gate), database,
+    auto opened = Ledger::open(std::make_unique<GatedDirectory>(std::move(real), gates), database,
                                log, settings);
     if (!opened) net::test_failed("Ledger::open");
     ledger = std::move(*opened);
   }
   ~SessionTest() override {
-    gate->open();
+    gates->write.open();
     if (thread.joinable()) {  // the test has failed
       server->abort();
       thread.join();
@@ -313,7 +235,7 @@ class SessionTest : public testing::Test {
   Milliseconds commit_timeout{std::chrono::hours(1)}, commit_gap{std::chrono::hours(1)};
   UsagePolicy usage = UsagePolicy::kAsk;
   // Shared with the ledger's threads, which may be left behind.
-  const std::shared_ptr<Gate> gate = std::make_shared<Gate>();
+  const std::shared_ptr<Gates> gates = std::make_shared<Gates>();  // the ledger's disk
   std::filesystem::path ledger_directory;
   std::unique_ptr<Ledger> ledger;
   ObjectIdMint ids;
@@ -472,7 +394,7 @@ TEST_F(SessionTest, ALoneRequestPaysOneCommitAndALoneStreamTwo) {
 TEST_F(SessionTest, WhileTheDiskFailsNothingIsSentAndNothingIsCharged) {
   start(false);
   requests_read = 2;
-  gate->fail(EIO);
+  gates->write.fail(EIO);
   net::send_text(client, request_text(true));
   take_call();
   net::send_text(backend_fd, kStreamHead + chunk("data: {\"choices\":[{}]}\n\n"));
@@ -486,7 +408,7 @@ TEST_F(SessionTest, WhileTheDiskFailsNothingIsSentAndNothingIsCharged) {
   EXPECT_NE(refusal.find("\"overloaded\""), std::string::npos) << refusal;
   EXPECT_NE(refusal.find("Retry-After: "), std::string::npos) << refusal;
   EXPECT_EQ(ledger->refusal(), "the ledger's disk fails: Input/output error");
-  gate->open();
+  gates->write.open();
   cut();
   EXPECT_EQ(ledger->counts().free, 1u);
   EXPECT_EQ(ledger->counts().accepted, 1u);
@@ -495,16 +417,16 @@ TEST_F(SessionTest, WhileTheDiskFailsNothingIsSentAndNothingIsCharged) {
 TEST_F(SessionTest, WhileTheDiskIsSlowAnswersWaitAndNewWorkIsRefused) {
   commit_timeout = Milliseconds(1);
   start(false);
-  gate->close();
+  gates->write.close();
   net::send_text(client, request_text(false));
   take_call();
   net::send_text(backend_fd, kPlainReply);
-  gate->wait_for_write();
+  gates->write.await_someone();
   wait_until([&] { return ledger->is_stalled(); });
   EXPECT_FALSE(ledger->reserve({}));
   EXPECT_NE(ledger->refusal().find("disk is slow"), std::string::npos) << ledger->refusal();
   EXPECT_TRUE(is_quiet(client)) << "before its bill is recorded";
-  gate->open();
+  gates->write.open();
   EXPECT_NE(read_until(client, "}}").find("200 OK"), std::string::npos);
   cut();
   EXPECT_EQ(ledger->counts().billed, 1u);
@@ -517,11 +439,11 @@ TEST_F(SessionTest, AStreamsOutcomeWaitsForTheDisk) {
   take_call();
   net::send_text(backend_fd, kStreamHead + chunk(usage_event(3, true)));
   EXPECT_EQ(read_until(client, "\n\n").substr(0, 13), "HTTP/1.1 200 ");
-  gate->fail(EIO);
+  gates->write.fail(EIO);
   net::send_text(backend_fd, chunk("data: [DONE]\n\n") + "0\r\n\r\n");
   wait_until([&] { return ledger->is_stalled(); });
   EXPECT_EQ(ledger->counts().billed, 1u);
-  gate->open();
+  gates->write.open();
   EXPECT_NE(read_until(client, "0\r\n\r\n").find("[DONE]"), std::string::npos);
   cut();
 }
@@ -565,14 +487,14 @@ TEST_F(SessionTest, AContinuousStreamDoesNotOutrunTheDisk) {
   take_call();
   net::send_text(backend_fd, kStreamHead);
   EXPECT_EQ(read_until(client, "\r\n\r\n").substr(0, 13), "HTTP/1.1 200 ");
-  gate->close();
+  gates->write.close();
   net::send_text(backend_fd, chunk(usage_event(1)));
   EXPECT_NE(read_until(client, "\n\n").find("word 1"), std::string::npos);
-  gate->wait_for_write();
+  gates->write.await_someone();
   wait_until([&] { return ledger->is_stalled(); });
   net::send_text(backend_fd, chunk(usage_event(2)));
   EXPECT_TRUE(is_quiet(client)) << "what could not be billed after a crash";
-  gate->open();
+  gates->write.open();
   EXPECT_NE(read_until(client, "\n\n").find("word 2"), std::string::npos);
   cut();
   EXPECT_EQ(ledger->counts().billed, 1u);
@@ -586,7 +508,7 @@ TEST_F(SessionTest, AContinuousStreamThatWaitsForTheDiskIsCut) {
   take_call();
   net::send_text(backend_fd, kStreamHead);
   EXPECT_EQ(read_until(client, "\r\n\r\n").substr(0, 13), "HTTP/1.1 200 ");
-  gate->fail(EIO);
+  gates->write.fail(EIO);
   net::send_text(backend_fd, chunk(usage_event(1)));
   wait_until([&] { return ledger->is_stalled(); });
   net::send_text(backend_fd, chunk(usage_event(2)));
@@ -595,7 +517,7 @@ TEST_F(SessionTest, AContinuousStreamThatWaitsForTheDiskIsCut) {
   server->abort();
   wait_until([&] { return ledger->counts().billed > 0; });
   EXPECT_TRUE(ledger->is_stalled());
-  gate->open();
+  gates->write.open();
   cut();
 }
 
