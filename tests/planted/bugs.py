@@ -34,8 +34,8 @@ BUGS = [
     Bug(
         "acknowledge first",
         CORE,
-        "  const bool is_free = entry.waiter == nullptr;\n  if (is_free) --active_;\n",
-        "  const bool is_free = true;\n  entry.waiter = nullptr;\n  --active_;\n",
+        "  const bool is_free = entry.waiter == nullptr;\n",
+        "  const bool is_free = true;\n  entry.waiter = nullptr;\n",
         SIMULATION,
     ),
     Bug(
