@@ -75,7 +75,7 @@ void check_outcomes(std::span<const SeenOutcome> of_one_id, Problems& problems) 
 std::optional<Error> check_records(const Survey& survey, Problems& problems, uint64_t& events) {
   std::vector<SeenOutcome> outcomes;
   uint64_t expected = survey.first_sequence();
-  const auto error = read_records(survey, 0, [&](uint64_t sequence, const Record& record) {
+  auto error = read_records(survey, 0, [&](uint64_t sequence, const Record& record) {
     if (sequence != expected && survey.alarms.empty()) {
       problems.add(sequence == expected + 1
                        ? fmt::format("record {} is missing", expected)

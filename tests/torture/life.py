@@ -1,12 +1,13 @@
 """One life of a ledger: its directory, the processes that ran on it one after the other, and the judgement."""
 
+import json
 import pathlib
 import shutil
 import signal
 
 from rig.client import Closed, Connection, Cut
 from rig.database import Sqlite
-from rig.proxy import Proxy, merge
+from rig.proxy import Proxy, merge, run
 from rig.wait import SCALE, wait_until
 
 from . import ledger_files, load, oracle
@@ -168,8 +169,24 @@ class Life:
             if not self.ask(kind):
                 return [(oracle.WRONG, f"no work after the start: {self.crowd.journal.copy()[-1]}\n{self.tail()}")]
         self.stop()
-        problems = self.judge()
+        problems = self.judge() or self._compare_words()
         return problems or (self._start_idle() if twice else [])
+
+    def _compare_words(self):
+        """What the program says of the files is what they hold, and it finds no fault with them."""
+        unresolved, dead = ledger_files.read(self.data / "ledger")
+        problems = []
+        for command, ids in (("unresolved", unresolved), ("dead", dead)):
+            listed = {one["_id"] for one in json.loads(self._say(command, "--json").stdout)}
+            if listed != ids:
+                problems.append((oracle.WRONG, f"`ledger {command}` and the files differ: {listed ^ ids}"))
+        verified = self._say("verify")
+        if verified.returncode != 0:
+            problems.append((oracle.WRONG, f"`ledger verify`: {verified.stdout}{verified.stderr}"))
+        return problems
+
+    def _say(self, *words):
+        return run("ledger", *words, "-c", self.proxy.path, cwd=self.directory, env=QUIET)
 
     def _start_idle(self):
         self._archive()
