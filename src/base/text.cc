@@ -25,6 +25,11 @@ size_t utf8_length(std::string_view text) {
   return is_tail(1) && is_tail(2) && is_tail(3) && !is_overlong && !is_beyond ? 4 : 0;
 }
 
+bool is_utf8(std::string_view text) {
+  while (const size_t length = utf8_length(text)) text.remove_prefix(length);
+  return text.empty();
+}
+
 size_t printable_length(std::string_view text) {
   const size_t length = utf8_length(text);
   if (length == 0) return 0;

@@ -11,6 +11,8 @@ namespace llmproxy {
 // Bytes of the character that `text` opens with; 0 for what is no UTF-8, and at the end.
 size_t utf8_length(std::string_view text);
 
+bool is_utf8(std::string_view text);
+
 // Bytes of the character that `text` opens with; 0 for a control character (C0, DEL, C1) and for
 // what is no UTF-8.
 size_t printable_length(std::string_view text);

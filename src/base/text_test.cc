@@ -79,6 +79,13 @@ TEST(IsPrintable, LooksAtTheWholeText) {
   EXPECT_FALSE(is_printable(std::string_view("a\0b", 3)));
 }
 
+TEST(IsUtf8, LooksAtTheWholeText) {
+  EXPECT_TRUE(is_utf8(""));
+  EXPECT_TRUE(is_utf8(std::string_view("a\0\xc5\x82\n", 5)));
+  EXPECT_FALSE(is_utf8("a\xff"));
+  EXPECT_FALSE(is_utf8("a\xc5"));
+}
+
 TEST(ErrnoText, SaysWhatTheValueMeans) {
   EXPECT_EQ(errno_text(ENOSPC), "No space left on device");
   EXPECT_EQ(errno_text(12345), "Unknown error 12345");

@@ -53,7 +53,7 @@ enum class Stored : uint8_t {
 struct KeyRecord {
   std::string id;
   std::string access_level;
-  std::string user_id;  // "": it has none
+  std::string user_id;  // "": it has none, or one that is no text
   std::optional<WallMs> expires;
   std::string comment;
   bool has_odd_expiry = false;  // it has a date_expiry that is no time

@@ -275,6 +275,9 @@ KeyLookup judge(const SqliteStatement& row, WallMs now) {
   if (!user || user->empty()) {
     return {.state = State::kUnusable, .detail = fmt::format("key {}: no user_id", *id)};
   }
+  if (!is_utf8(*user)) {  // who reads the events could not read this one
+    return {.state = State::kUnusable, .detail = fmt::format("key {}: user_id is no text", *id)};
+  }
   KeyLookup found{.state = State::kFound};
   found.key.id = *id;
   found.key.user_id.text = *user;
@@ -448,9 +451,10 @@ Result<std::vector<KeyRecord>> SqliteDatabase::list_keys() {
     for (; step == SQLITE_ROW; step = query.step()) {
       const std::optional<std::string> expiry = query.text(3);
       const std::optional<WallMs> expires = expiry ? parse_utc(*expiry) : std::nullopt;
+      const std::string user = query.text(2).value_or("");
       keys.push_back({.id = query.text(0).value_or(""),
                       .access_level = query.text(1).value_or(""),
-                      .user_id = query.text(2).value_or(""),
+                      .user_id = is_utf8(user) ? user : "",
                       .expires = expires,
                       .comment = query.text(4).value_or(""),
                       .has_odd_expiry = expiry && !expires});
