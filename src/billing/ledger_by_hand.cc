@@ -38,11 +38,19 @@ ByHand LedgerCore::append_by_hand(const ObjectId& id, std::vector<Record> record
     room += GroupBuilder::framed_size(payload.size());
   }
   if (!ledger_.is_ready() || !ledger_.reserve(room)) return ByHand::kRefused;
-  closing_.emplace(id, room);
-  for (Record& record : records) {
-    const bool is_last = &record == &records.back();
-    append({.record = std::move(record), .waiter = is_last ? waiter : nullptr, .gives_up = true});
+  std::vector<LedgerLog::Append> appends;
+  try {
+    for (Record& record : records)
+      appends.push_back({.record = std::move(record), .gives_up = true});
+    appends.back().waiter = waiter;
+    closing_.emplace(id, room);
+    ledger_.append(std::move(appends));
+  } catch (...) {
+    closing_.erase(id);
+    ledger_.give_back(room);
+    throw;
   }
+  if (waiter != nullptr) ++waiting_;
   return ByHand::kAppended;
 }
 

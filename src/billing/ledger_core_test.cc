@@ -160,6 +160,35 @@ TEST_F(LedgerCoreTest, ASettleThatRunsOutOfMemoryChangesNothing) {
   EXPECT_EQ(sent_, (std::vector<int64_t>{1, 4}));
 }
 
+// Nor is a dead event billed anew without being closed.
+TEST_F(LedgerCoreTest, AWordByHandThatRunsOutOfMemoryChangesNothing) {
+  answer_ = kRefused;
+  bill_some(1, 1);
+  ship();
+  commit();
+  ASSERT_EQ(core_->dead_ids().size(), 1u);
+  answer_ = kDelivered;
+  sent_.clear();
+  const size_t reserved = core_->files().bytes_reserved();
+  bool is_done = false;
+  for (int passed = 0; !is_done; ++passed) {
+    ASSERT_LT(passed, 100);
+    allocation_fault.arm(1, passed);
+    try {
+      is_done = core_->rebill(id(1), id(2), &nobody_) == LedgerCore::ByHand::kAppended;
+    } catch (const std::bad_alloc&) {
+    }
+    allocation_fault.disarm();
+    EXPECT_EQ(core_->files().has_pending(), is_done);
+    EXPECT_EQ(core_->dead_ids().size(), is_done ? 0u : 1u);
+    EXPECT_EQ(core_->files().bytes_reserved() > reserved, is_done);
+  }
+  commit();
+  ship();
+  EXPECT_EQ(sent_, std::vector<int64_t>{1});
+  EXPECT_EQ(core_->files().bytes_reserved(), reserved);
+}
+
 // Beyond the bound its backend gets no new work, until late figures have resolved its own.
 TEST_F(LedgerCoreTest, ABackendThatMakesManyUnresolvedOnesWaitsForThemToBeResolved) {
   const auto settle_of = [&](uint16_t number, const char* backend) {

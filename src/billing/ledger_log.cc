@@ -125,6 +125,16 @@ bool LedgerLog::wants_spare() const {
 
 // Appending.
 
+void LedgerLog::append(std::vector<Append> appends) {
+  const size_t size_before = pending_.size();
+  try {
+    for (Append& one : appends) pending_.push_back(std::move(one));
+  } catch (...) {
+    while (pending_.size() > size_before) pending_.pop_back();
+    throw;
+  }
+}
+
 void LedgerLog::set_mark(uint64_t sequence) {
   LLMPROXY_CHECK(sequence <=
                  state_.last_sequence());  // I4: nothing is settled before it is durable (I3)

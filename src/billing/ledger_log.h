@@ -102,6 +102,7 @@ class LedgerLog {
     size_t room = 0;  // what it gives back when it is durable or dropped
   };
   void append(Append append) { pending_.push_back(std::move(append)); }
+  void append(std::vector<Append> appends);  // all, or none where memory runs out
   // The next group ends with a mark. Only ever grows.
   void set_mark(uint64_t sequence);
   // A chore puts these bytes into the quarantine, once. Until then no mark passes them, and their
