@@ -118,7 +118,7 @@ bool LedgerLog::wants_spare() const {
   const bool has_place = !spares_.empty() || (current_ && usable(*current_) > 0);
   if (!has_place) return true;
   if (has_many_segments()) return false;
-  const bool is_low = !is_ready() || spares_.size() < kSparesMin ||
+  const bool is_low = !is_ready() || spares_.size() < kSparesMin + kSparesAhead ||
                       bytes_available() < reserved_ + kSparesMin * settings_.segment_bytes;
   return is_low && bytes_used() + spare_bytes() <= settings_.max_bytes / 100 * kFullPercent;
 }

@@ -62,7 +62,8 @@ class LedgerLog {
     size_t segments_max = 16'384;                 // for new work; a header takes twice as many
     Milliseconds probe_interval{1'000};           // between two tries while the disk fails
   };
-  static constexpr size_t kSparesMin = 2;
+  static constexpr size_t kSparesMin = 2;    // beside the one that is written to: or no new work
+  static constexpr size_t kSparesAhead = 2;  // used up before that when a file system is slow
   static constexpr int kFullPercent = 90;  // no segment for new work beyond
   static constexpr int kWarnPercent = 70;
   // While the oldest segment waits for this: so many open intents are written again in one group,
