@@ -1,9 +1,11 @@
 // What it costs that every bill is durable before its answer ends: the same load through two
 // proxies, in turn, of which one has the ledger's syncs taken away (bench/nosync.cc). One core for
-// the proxy, another for load and backend. Beside it what one commit takes on that disk. Fails when
-// the bills do not add up, never by time. durability BINARY NOSYNC_LIBRARY [ROUNDS]
+// the proxy, another for load and backend. Beside it what one commit takes on that disk, and what
+// it adds to a lone connection through a loop that only copies. Fails when the bills do not add up,
+// never by time. durability BINARY NOSYNC_LIBRARY [ROUNDS]
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +17,7 @@
 #include <functional>
 #include <memory>
 #include <string_view>
+#include <thread>
 
 #include "backend.h"
 #include "load.h"
@@ -37,16 +40,21 @@ class DiskProbe {
     fsync(fd_.get());
   }
 
-  // On the core of the proxies: a disk's interrupts reach one core sooner than another.
+  void commit() {
+    const auto offset = static_cast<off_t>(next_++ % kBlocks * kBlockBytes);
+    if (pwrite(fd_.get(), block_, kBlockBytes, offset) != ssize_t{kBlockBytes}) {
+      fail_errno("pwrite");
+    }
+  }
+
+  // Of one after the other, on the core of the proxies: a disk's interrupts reach one core sooner
+  // than another.
   double median_us() {
     pin_to_core(kMeasuredCore);
     Samples samples;
     for (size_t i = 0; i < kBlocks; ++i) {
       const int64_t begin = monotonic_ns();
-      const auto offset = static_cast<off_t>(i * kBlockBytes);
-      if (pwrite(fd_.get(), block_, kBlockBytes, offset) != ssize_t{kBlockBytes}) {
-        fail_errno("pwrite");
-      }
+      commit();
       samples.add(static_cast<double>(monotonic_ns() - begin) / 1000);
     }
     pin_to_core(kLoadCore);
@@ -56,7 +64,71 @@ class DiskProbe {
  private:
   static constexpr size_t kBlocks = 200, kBlockBytes = 4096;
   Fd fd_;
+  size_t next_ = 0;
   alignas(kBlockBytes) char block_[kBlockBytes] = {};
+};
+
+// Copies requests and replies of one connection on the core of the proxies, and commits before each
+// reply if it is given a probe. Between two of its commits lies what lies between two of a proxy's:
+// cores that go to sleep and wake, and a network that has its turn. A probe alone has none of that.
+class CopyLoop {
+ public:
+  CopyLoop(uint16_t backend_port, DiskProbe* probe)
+      : listener_(listen_on_any_port(port_)), thread_([=, this] { run(backend_port, probe); }) {}
+  ~CopyLoop() {  // its client has gone by then
+    shutdown(listener_.get(), SHUT_RDWR);
+    thread_.join();
+  }
+  CopyLoop(const CopyLoop&) = delete;
+  CopyLoop& operator=(const CopyLoop&) = delete;
+  uint16_t port() const { return port_; }
+
+ private:
+  void run(uint16_t backend_port, DiskProbe* probe) {
+    pin_to_core(kMeasuredCore);
+    const Fd client(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    if (client.get() < 0) return;
+    prepare(client.get());
+    const Fd backend = connect_to(backend_port);
+    std::array<char, kCopyBytes> bytes;
+    for (;;) {
+      const ssize_t size = recv(client.get(), bytes.data(), bytes.size(), 0);
+      if (size <= 0) return;
+      send_all(backend.get(), {bytes.data(), static_cast<size_t>(size)});
+      std::string reply;
+      for (ReplyReader reader; !reader.is_done();) {
+        const ssize_t got = recv(backend.get(), bytes.data(), bytes.size(), 0);
+        if (got <= 0) return;
+        reader.feed({bytes.data(), static_cast<size_t>(got)});
+        reply.append(bytes.data(), static_cast<size_t>(got));
+      }
+      if (probe != nullptr) probe->commit();
+      send_all(client.get(), reply);
+    }
+  }
+
+  static constexpr size_t kCopyBytes = 16384;  // a request comes in one piece
+  uint16_t port_ = 0;
+  Fd listener_;
+  std::thread thread_;
+};
+
+// Such a loop, and the load on it.
+class CopySide {
+ public:
+  CopySide(uint16_t backend_port, DiskProbe* probe)
+      : loop_(backend_port, probe), load_(loop_.port(), "none", kJson, 1) {}
+  void measure(bool is_counted) {
+    Bills bills;
+    load_.run(sequence_, bills);
+    if (is_counted) latency_us.add(load_.latencies().median());
+  }
+  Samples latency_us;
+
+ private:
+  CopyLoop loop_;
+  Load load_;
+  int64_t sequence_ = 0;
 };
 
 // A proxy and its figures for each number of connections.
@@ -94,7 +166,13 @@ Samples combine(const Samples& one, const Samples& other, Operation operation) {
   return results;
 }
 
-void print(const Side& durable, const Side& unsynced, const Samples& commit_us) {
+// What commits added and what they took.
+struct Commits {
+  Samples copied_us;  // more through a loop that commits than through one that does not
+  Samples alone_us;   // one after the other
+};
+
+void print(const Side& durable, const Side& unsynced, const Commits& commits) {
   for (size_t lane = 0; lane < kConnections.size(); ++lane) {
     const LoadFigures &with = durable.figures[lane], &without = unsynced.figures[lane];
     fmt::print("\n{} connections: median (min..max) of the rounds\n{:<14} {:>24} {:>24} {:>26}\n",
@@ -110,9 +188,12 @@ void print(const Side& durable, const Side& unsynced, const Samples& commit_us) 
   }
   const Samples more = combine(durable.figures.back().latency_us,
                                unsynced.figures.back().latency_us, std::minus<>());
-  fmt::print("\nlatency of 1 connection, us more than without syncs: {}\n", spread(more, 0));
-  fmt::print("one commit of this disk (4 KiB, O_DIRECT and O_DSYNC), us:  {}\n",
-             spread(commit_us, 0));
+  fmt::print("\nlatency of 1 connection, us more than without syncs:             {}\n",
+             spread(more, 0));
+  fmt::print("through a loop that copies, us more with one commit of this disk: {}\n",
+             spread(commits.copied_us, 0));
+  fmt::print("such a commit (4 KiB, O_DIRECT and O_DSYNC), one after the other: {}\n",
+             spread(commits.alone_us, 0));
 }
 
 void run(const std::string& binary, const std::string& library, size_t rounds) {
@@ -126,7 +207,8 @@ void run(const std::string& binary, const std::string& library, size_t rounds) {
   const auto unsynced = make_side("unsynced", options);
   const TemporaryDirectory directory;
   DiskProbe probe(directory.path());
-  Samples commit_us;
+  CopySide copying(backend.port(), nullptr), committing(backend.port(), &probe);
+  Commits commits;
   fmt::print("{} rounds, runs of {} ms; measured on core {}, load and backend on core {}\n", rounds,
              kRun.count(), kMeasuredCore, kLoadCore);
   std::fflush(stdout);
@@ -135,11 +217,14 @@ void run(const std::string& binary, const std::string& library, size_t rounds) {
     for (size_t lane = 0; lane < kConnections.size(); ++lane) {
       for (Side* side : sides) measure_side(*side, lane, round > 0);
     }
-    if (round > 0) commit_us.add(probe.median_us());
+    copying.measure(round > 0);
+    committing.measure(round > 0);
+    if (round > 0) commits.alone_us.add(probe.median_us());
     std::swap(sides[0], sides[1]);
   }
   for (Side* side : sides) side->proxy->stop_and_check(side->way.bills);
-  print(*durable, *unsynced, commit_us);
+  commits.copied_us = combine(committing.latency_us, copying.latency_us, std::minus<>());
+  print(*durable, *unsynced, commits);
   fmt::print("{} requests, {} bills, each count right\n",
              durable->way.bills.size() + unsynced->way.bills.size(),
              durable->way.bills.size() + unsynced->way.bills.size());
