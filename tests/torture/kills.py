@@ -19,10 +19,11 @@ def count(worker, name):
     scenario = BY_NAME[name]
     with worker.life(scenario) as life:
         counting = worker.faults(life, kinds=faults.CHANGES)
-        life.launch(counting)
-        if not life.wait_ready():
+        if not life.launch_for(scenario, counting):
             raise AssertionError(f"{name}: the start failed\n{life.tail()}")
         scenario.load(life)
+        if scenario.is_command:  # what it changed is shipped by a proxy
+            life.start()
         life.stop()
         problems = life.judge(all_lived=not scenario.cuts)
         assert not problems, f"{name}, and nothing died: {problems}\n{life.tail()}"
@@ -52,10 +53,10 @@ def run(worker, name, number, how, seed):
 def _kill(worker, scenario, number, how, rng):
     with worker.life(scenario) as life:
         first = _harm(worker, life, number, how, rng)
-        life.launch(first)
-        if life.wait_ready():
+        if life.launch_for(scenario, first):
             scenario.load(life)
-        _end(life)
+        if not scenario.is_command:
+            _end(life)
         is_hit = first.hits > 0
         while rng.random() < RESTART_SHARE:
             _kill_start(worker, life, rng)

@@ -64,14 +64,15 @@ class Life:
             "continuous": {"url": crowd.backend.url(), "usage": "continuous"},
         }
         self.proxy = Proxy(self.directory, backends, self.database, seed=False, **merge(CONFIG, config))
+        self.faults = None
 
     # Processes.
 
-    def launch(self, faults=None):
-        """Starts one; it may die at once."""
+    def launch(self, faults=None, *command):
+        """Starts one, or a command; it may die at once."""
         self.proxy.write_config()
         self.is_stopping = False
-        self.proxy.launch(env={**QUIET, **(faults.environment if faults else {})})
+        self.proxy.launch(*command, env={**QUIET, **(faults.environment if faults else {})})
 
     def wait_ready(self):
         """True once it listens, False when it ended before."""
@@ -141,6 +142,36 @@ class Life:
 
     def tail(self):
         return self.proxy.log[-2000:]
+
+    def launch_for(self, scenario, faults):
+        """Whatever it is that may die. True: it listens, or is yet to be run by the load."""
+        self.faults = faults
+        if scenario.is_command:
+            return True
+        self.launch(faults)
+        return self.wait_ready()
+
+    def run_command(self, *command, fine=0):
+        """To its end, with the faults of launch_for(). True if it says that all is well."""
+        self.launch(self.faults, *command)
+        status = self.wait_end()
+        if status not in (fine, -signal.SIGKILL):
+            raise Problem(f"{command} ended with {status}\n{self.tail()}")
+        return status == fine
+
+    def without_figure(self):
+        """The requests of which somebody may say what they cost."""
+        return (request for request in list(self.crowd.journal.requests.values()) if request.is_open_to_word)
+
+    def say_figure(self, request):
+        """By the command, which asks the proxy if there is one, and else is itself what may die."""
+        figure = ["--prompt", str(request.number), "--completion", str(oracle.completion_of(request.number))]
+        command = ["ledger", "resolve", next(iter(request.ids)), *figure]
+        request.is_said = True
+        if self.proxy.process is None:
+            request.is_taken = self.run_command(*command)
+        else:
+            request.is_taken = run(*command, "-c", self.proxy.path, cwd=self.directory, env=QUIET).returncode == 0
 
     def ask(self, kind):
         """One request over a connection of its own; True if it was answered with 200."""

@@ -12,6 +12,9 @@ event tells by its figure whose it is, and an event that was billed twice or inv
            that nobody sent, or that is free; an unresolved record beside an event; a process that ended in a
            way it should not, a start that did not succeed, a status that the contract does not know
 
+Of an answer without a figure a person may say it: once the command has said that it did, the event is there and the
+unresolved record is not; before, one of the two.
+
 An event of a request whose client got nothing, or 503, is none of these: it was under way when the proxy died, or the
 disk kept what it said it had not.
 
@@ -52,7 +55,18 @@ class Request:
         self.began = False  # its client has an event of the backend's stream, or anything of a plain answer
         self.whole = False  # its client has the terminal event, or of a plain answer anything: both wait for the bill
         self.ended = False  # the backend has answered to its end
+        self.is_said = False  # a person was about to say its figure
+        self.is_taken = False  # and was told that it is recorded
         self.error = None
+
+    @property
+    def is_open_to_word(self):
+        """Its client has it, so the ledger holds that it is unresolved, and nobody has said more."""
+        return self.kind in WITHOUT_FIGURE and self.whole and bool(self.ids) and not self.is_said
+
+    @property
+    def may_be_billed(self):
+        return self.kind not in FREE and (self.kind not in WITHOUT_FIGURE or self.is_said)
 
     @property
     def is_streamed(self):
@@ -80,7 +94,7 @@ class Journal:
     _numbers = itertools.count(FIRST_NUMBER)  # of this process: no two journals share one
 
     def __init__(self, before=()):
-        self.requests = {request.number: request for request in before}
+        self.requests = {request.number: request.copy() for request in before}
         self._lock = threading.Lock()
 
     def add(self, kind):
@@ -135,7 +149,7 @@ def _judge_events(request, events):
     for event in events:
         told = f"{request}: {event}"
         figures = request.figures()
-        if request.kind in FREE | WITHOUT_FIGURE:
+        if not request.may_be_billed:
             yield WRONG, f"billed without a figure: {told}"
         elif event["completion_n"] not in (figures[-1:] if request.whole else figures):
             yield WRONG, f"figure: {told}"
@@ -158,7 +172,13 @@ def _judge_absence(request, events, truth, all_lived):
         yield WRONG, f"unresolved: {request}: {unresolved}"
     if request.kind in FREE:
         return
+    if request.is_taken:
+        if not events:
+            yield LOST, f"its figure was taken, and is not billed: {request}"
+        return
     if request.kind in WITHOUT_FIGURE:
+        if events:
+            return
         if (request.whole or (request.began and request.is_streamed)) and not unresolved:
             yield LOST, f"not among the unresolved: {request}"
         return

@@ -8,10 +8,12 @@ PROGRESS_SECONDS = 1.3  # the ledger records figures that advanced once a second
 
 class Scenario:
     """`load(life)` runs while the process may die at any moment; after it comes SIGTERM. `template`: what
-    the life begins with, by name. `cuts`: not every request comes to its end, even if nothing dies."""
+    the life begins with, by name. `cuts`: not every request comes to its end, even if nothing dies. `is_command`:
+    the process that may die is no proxy, but a command on the ledger of a stopped one, and the load runs it."""
 
-    def __init__(self, name, load, template="empty", database="sqlite", cuts=False):
+    def __init__(self, name, load, template="empty", database="sqlite", cuts=False, is_command=False):
         self.name, self.load, self.template, self.database, self.cuts = name, load, template, database, cuts
+        self.is_command = is_command
 
 
 def _run(life, *lists):
@@ -96,6 +98,22 @@ def _lost_replies(life):
     _run(life, ["stream", "plain"])
 
 
+def _by_hand(life):
+    """A person says what answers without a figure cost, while others come."""
+    life.crowd.start(life.proxy, ["stream", "plain"] * 4, is_over=life.is_over)
+    _run(life, ["silent"] * 2, ["plain_silent"])
+    for request in life.without_figure():
+        life.say_figure(request)
+
+
+def _by_hand_stopped(life):
+    life.say_figure(next(life.without_figure()))
+
+
+def _ship(life):
+    life.run_command("ledger", "ship", "--all", fine=1)  # the directory stays: some are unresolved
+
+
 def _quiet(_):
     pass
 
@@ -113,6 +131,9 @@ ALL = [
     Scenario("progress", _progress),
     Scenario("start", _quiet, template="backlog"),
     Scenario("first", _quiet, template=None),
+    Scenario("by-hand", _by_hand),
+    Scenario("by-hand-stopped", _by_hand_stopped, template="backlog", is_command=True),
+    Scenario("ship", _ship, template="backlog", is_command=True),
     Scenario("mongo", _stream, database="mongo"),
     Scenario("mongo-outage", _outage, database="mongo"),
     Scenario("mongo-replies", _lost_replies, database="mongo"),
