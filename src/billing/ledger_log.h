@@ -64,7 +64,7 @@ class LedgerLog {
   };
   static constexpr size_t kSparesMin = 2;    // beside the one that is written to: or no new work
   static constexpr size_t kSparesAhead = 2;  // used up before that when a file system is slow
-  static constexpr int kFullPercent = 90;  // no segment for new work beyond
+  static constexpr int kFullPercent = 90;    // no segment for new work beyond
   static constexpr int kWarnPercent = 70;
   // While the oldest segment waits for this: so many open intents are written again in one group,
   // and, where others wait too, in a part of it. So they get on however much is appended.
