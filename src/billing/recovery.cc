@@ -96,6 +96,8 @@ class Recovery {
   bool has_lost_segment_ = false;         // and told
   bool has_lost_end_ = false;             // it was the newest: what it held, nobody knows
   uint64_t highest_number_ = 0;
+  // The ledger's, also where only a torn segment tells it: that file may stay, or come back.
+  std::optional<Nonce> instance_;
   std::optional<Held> held_;
   Found* entered_ = nullptr;     // the segment that is being replayed, and held_ lies in
   uint64_t lost_until_ = 0;      // records up to here may have been lost to damage
@@ -206,15 +208,15 @@ std::optional<Error> Recovery::set_aside(uint64_t number, std::shared_ptr<File> 
 
 // The newest header says which segments count: another ledger's would take these for removed ones.
 std::optional<Error> Recovery::check_instances() {
+  if (!found_.empty()) instance_ = found_.begin()->second.header.instance;
   for (const auto& [number, found] : found_) {
-    const auto& [first_number, first] = *found_.begin();
-    if (found.header.instance == first.header.instance) continue;
+    if (found.header.instance == instance_) continue;
     return Error{
         .status = kStatusConfig,
         .message = fmt::format(
             "ledger: {} and {} are of two ledgers. Nothing was changed. Move the segments of one "
             "into another directory, and send its events by `ledger ship DIR`",
-            segment_name(first_number), segment_name(number))};
+            segment_name(found_.begin()->first), segment_name(number))};
   }
   return std::nullopt;
 }
@@ -569,10 +571,10 @@ void Recovery::finish() {
   start.header.block_bytes = static_cast<uint32_t>(directory_.block_bytes());
   start.header.database = options_.database;
   random_bytes(start.header.boot);
-  if (found_.empty()) {
-    random_bytes(start.header.instance);
+  if (instance_) {
+    start.header.instance = *instance_;
   } else {
-    start.header.instance = found_.rbegin()->second.header.instance;
+    random_bytes(start.header.instance);
   }
   for (auto& [number, found] : found_) {
     found.view.last_sequence = start.state.segments().at(number).last_sequence;

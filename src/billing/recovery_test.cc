@@ -195,6 +195,26 @@ TEST_F(RecoveryTest, ATornFirstWriteDoesNotCount) {
   }
 }
 
+// And its file is there again: it could not be renamed.
+TEST_F(RecoveryTest, ATornFirstWriteOfAllIsOfNoOtherLedger) {
+  rig_.commit(bill(1));
+  const Place place = group(1, 0);
+  const Nonce instance = rig_.header(1).header.instance;
+  const std::string torn = rig_.bytes(1).replace(place.offset, 512, std::string(512, '\0'));
+  LogRig other;
+  other.disk.put(segment_name(1), torn);
+  other.start();
+  other.commit(bill(2));
+  other.commit(true);
+  EXPECT_EQ(other.header(2).header.instance, instance);
+  other.kill();
+  other.disk.put(segment_name(1), torn);
+  const Result<Recovered> found = other.recover();
+  ASSERT_TRUE(found) << found.error().message;
+  EXPECT_EQ(waiting(*found), Numbers{2});
+  EXPECT_EQ(other.disk.content(segment_name(1)), std::nullopt);
+}
+
 TEST_F(RecoveryTest, SparesAreRemoved) {
   rig_.commit(bill(1));
   rig_.commit(true);
