@@ -1,18 +1,24 @@
-// What the proxy adds to a reply, to the first byte of a stream and to each event: one connection,
-// direct and through, in turn. Fails when the bills do not add up, never by time. added_latency
-// BINARY [ROUNDS]
+// What stands in between adds to a reply, to the first byte of a stream and to each event: one
+// connection, direct, through the proxy, and through nginx and HAProxy that merely forward, in
+// turn. Fails when the bills do not add up, never by time. added_latency BINARY [ROUNDS]
 #include <fmt/format.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <functional>
+#include <memory>
 #include <string_view>
+#include <vector>
 
 #include "backend.h"
 #include "figures.h"
+#include "load.h"
+#include "peers.h"
 #include "proxy.h"
 #include "wire.h"
 
@@ -20,7 +26,6 @@ namespace llmproxy::bench {
 namespace {
 
 constexpr size_t kRoundsDefault = 11, kRoundsMin = 9;
-constexpr std::chrono::seconds kRoundsMax{45};  // no more rounds than kRoundsMin after this
 constexpr size_t kPlainPerRound = 200;
 constexpr size_t kStreamsPerRound = 20;
 constexpr size_t kEventsPerStream = 32;
@@ -28,9 +33,9 @@ constexpr std::chrono::milliseconds kPace{2};
 constexpr double kNsPerUs = 1000;
 
 enum Figure { kPlain, kFirstByte, kDelivery, kGap, kEnd, kFigures };
-constexpr std::array<const char*, kFigures> kNames = {"plain reply, whole", "stream, first byte",
-                                                      "stream, an event", "stream, gap of events",
-                                                      "stream, end"};
+constexpr std::array<const char*, kFigures> kNames = {
+    "Plain reply, whole", "Stream, first byte", "Stream, an event", "Stream, gap of events",
+    "Stream, end (the last event and what follows it)"};
 
 using Figures = std::array<Samples, kFigures>;
 
@@ -53,7 +58,8 @@ class Client {
   static double us(int64_t ns) { return static_cast<double>(ns) / kNsPerUs; }
 
   int64_t send(bool is_stream, int64_t sequence) {
-    const std::string request = make_request(token_, is_stream, sequence);
+    const std::string request = make_request(
+        token_, {.is_stream = is_stream, .events = kEventsPerStream, .pace = kPace}, sequence);
     reply_.reset();
     const int64_t now = monotonic_ns();
     send_all(fd_.get(), request);
@@ -105,107 +111,98 @@ void Client::stream(int64_t sequence, Figures& figures) {
     }
   }
   figures[kEnd].add(us(now - last_stamp));
-  // The proxy asked for usage, this client did not.
+  // Whoever asked for usage, this client did not.
   check(events == kEventsPerStream && reply_.body().ends_with("data: [DONE]\n\n") &&
         reply_.body().find("usage") == std::string_view::npos);
 }
 
-// A client, what it measured, and the bills that its requests must leave.
+// A way with its clients, what they measured, and the bills that their requests must leave.
 class Side {
  public:
-  Side(uint16_t port, const std::string& token) : client_(port, token) {}
+  Side(std::string name, uint16_t port, uint16_t stream_port, const std::string& token)
+      : name_(std::move(name)), plain_(port, token), streaming_(stream_port, token) {}
 
   void run(size_t plain, size_t streams, bool is_counted) {
     Figures round;
     for (size_t i = 0; i < plain; ++i) {
-      client_.plain(++sequence_, round);
+      plain_.plain(++sequence_, round);
       bills_[sequence_] = kPlainCompletionTokens;
     }
     for (size_t i = 0; i < streams; ++i) {
-      client_.stream(++sequence_, round);
+      streaming_.stream(++sequence_, round);
       bills_[sequence_] = static_cast<int64_t>(kEventsPerStream);
     }
     if (!is_counted) return;
     for (size_t i = 0; i < kFigures; ++i) {
       all_[i].add_all(round[i]);
-      last_medians_[i] = round[i].median();
-      medians_[i].add(last_medians_[i]);
+      medians_[i].add(round[i].median());
     }
   }
 
+  const std::string& name() const { return name_; }
   const Samples& all(size_t figure) const { return all_[figure]; }
   const Samples& medians(size_t figure) const { return medians_[figure]; }
-  double last_median(size_t figure) const { return last_medians_[figure]; }
   const Bills& bills() const { return bills_; }
 
  private:
-  Client client_;
+  std::string name_;
+  Client plain_, streaming_;
   int64_t sequence_ = 0;
   Figures all_, medians_;
-  std::array<double, kFigures> last_medians_{};
   Bills bills_;
 };
 
-void print_heading(const char* what) {
-  fmt::print("\n{:<22} | {:^26} | {:^26} | {:^26}\n", what, "direct", "through", "added");
-}
+using Sides = std::vector<std::unique_ptr<Side>>;
 
-void print_tables(const Side& direct, const Side& through, const Figures& added) {
-  print_heading("microseconds");
-  fmt::print("{:<22} | {:>8} {:>8} {:>8} | {:>8} {:>8} {:>8} | {:>26}\n", "all samples", "p50",
-             "p99", "max", "p50", "p99", "max", "difference of p50");
-  for (size_t i = 0; i < kFigures; ++i) {
-    const Samples &a = direct.all(i), &b = through.all(i);
-    fmt::print("{:<22} | {:8.0f} {:8.0f} {:8.0f} | {:8.0f} {:8.0f} {:8.0f} | {:26.0f}\n", kNames[i],
-               a.median(), a.percentile(99), a.max(), b.median(), b.percentile(99), b.max(),
-               b.median() - a.median());
-  }
-  print_heading("medians of the rounds");
-  fmt::print("{:<22} | {:>8} {:>17} | {:>8} {:>17} | {:>8} {:>17}\n", "", "median", "min..max",
-             "median", "min..max", "median", "min..max");
-  for (size_t i = 0; i < kFigures; ++i) {
-    fmt::print("{:<22}", kNames[i]);
-    for (const Samples* s : {&direct.medians(i), &through.medians(i), &added[i]}) {
-      fmt::print(" | {:8.0f} {:>17}", s->median(),
-                 fmt::format("{:.0f}..{:.0f}", s->min(), s->max()));
-    }
-    fmt::print("\n");
+void print_figure(size_t figure, const Sides& sides) {
+  fmt::print("\n### {}, us\n\n", kNames[figure]);
+  Table table({"", "p50", "p99", "p99.9", "max", "median of the rounds", "more than direct"});
+  for (const auto& side : sides) {
+    const Samples& all = side->all(figure);
+    const Samples added = combine(side->medians(figure), sides[0]->medians(figure), std::minus<>());
+    table.add({side->name(), fmt::format("{:.0f}", all.median()),
+               fmt::format("{:.0f}", all.percentile(99)),
+               fmt::format("{:.0f}", all.percentile(99.9)), fmt::format("{:.0f}", all.max()),
+               spread(side->medians(figure), 0), side == sides[0] ? "" : spread(added, 0)});
   }
 }
 
-void run(const std::string& binary, size_t rounds_wanted) {
-  fmt::print("added_latency: {}\ncommit {}\n", describe_machine(), describe_commit());
-  std::fflush(stdout);
-  Backend backend({.events = kEventsPerStream, .pace = kPace});
+void run(const std::string& binary, size_t rounds) {
+  const Backend backend;
   Proxy proxy({.binary = binary, .backend_port = backend.port()});
-  Side direct(backend.port(), "none"), through(proxy.port(), proxy.token());
-  direct.run(kPlainPerRound, 1, false);
-  through.run(kPlainPerRound, 1, false);
-  Figures added;
-  size_t rounds = 0;
-  const int64_t begin = monotonic_ns();
-  const auto has_time = [&] {
-    return monotonic_ns() - begin < std::chrono::nanoseconds(kRoundsMax).count();
-  };
-  for (; rounds < rounds_wanted && (rounds < kRoundsMin || has_time()); ++rounds) {
-    Side& first = rounds % 2 == 0 ? direct : through;
-    Side& second = rounds % 2 == 0 ? through : direct;
-    first.run(kPlainPerRound, kStreamsPerRound, true);
-    second.run(kPlainPerRound, kStreamsPerRound, true);
-    for (size_t i = 0; i < kFigures; ++i) {
-      added[i].add(through.last_median(i) - direct.last_median(i));
-    }
-  }
-  const double seconds = static_cast<double>(monotonic_ns() - begin) / 1e9;
-  proxy.stop_and_check(through.bills());
+  const auto nginx = Peer::start_nginx(backend.port(), kAnyCore);
+  const auto haproxy = Peer::start_haproxy(backend.port(), kAnyCore);
   fmt::print(
-      "{} rounds in {:.0f} s, each way {} plain replies of {} B and {} streams of {} events "
-      "of {} B, one every {} ms\n",
-      rounds, seconds, kPlainPerRound, kPlainBodyBytes, kStreamsPerRound, kEventsPerStream,
-      kEventBytes, kPace.count());
-  print_tables(direct, through, added);
-  fmt::print("\n{} requests through the proxy, {} bills, each count right\n",
-             through.bills().size(), through.bills().size());
+      "## Added latency\n\n{}; commit {}.\n"
+      "{} rounds, in each {} plain replies of {} B and {} streams of {} events of {} B, one every "
+      "{} ms; one connection, all cores free to all.\n",
+      describe_machine(), describe_commit(), rounds, kPlainPerRound, kPlainBodyBytes,
+      kStreamsPerRound, kEventsPerStream, kEventBytes, kPace.count());
+  std::fflush(stdout);
+  Sides sides;
+  const auto add = [&](std::string name, uint16_t port, uint16_t stream_port,
+                       const std::string& token) {
+    sides.push_back(std::make_unique<Side>(std::move(name), port, stream_port, token));
+  };
+  add("direct", backend.port(), backend.port(), "none");
+  add("proxy", proxy.port(), proxy.port(), proxy.token());
+  for (const Peer* peer : {nginx.get(), haproxy.get()}) {
+    add(peer->name(), peer->port(false), peer->port(true), "none");
+  }
+  std::vector<Side*> order;
+  for (const auto& side : sides) {
+    side->run(kPlainPerRound, 1, false);
+    order.push_back(side.get());
+  }
+  for (size_t round = 0; round < rounds; ++round) {
+    for (Side* side : order) side->run(kPlainPerRound, kStreamsPerRound, true);
+    std::rotate(order.begin(), order.begin() + 1, order.end());
+  }
+  const Bills& bills = sides[1]->bills();
+  proxy.stop_and_check(bills);
+  for (size_t figure = 0; figure < kFigures; ++figure) print_figure(figure, sides);
+  fmt::print("\n{} requests through the proxy, {} bills, each count right.\n", bills.size(),
+             bills.size());
 }
 
 }  // namespace

@@ -51,27 +51,16 @@ std::string make_usage_event(int64_t prompt, int64_t completion) {
       make_usage(prompt, completion));
 }
 
-std::string make_plain_reply(int64_t prompt) {
+std::string make_plain_reply(int64_t prompt, size_t size) {
   std::string body =
       R"({"id":"chatcmpl-bench","object":"chat.completion","created":0,"model":"bench",)"
       R"("choices":[{"index":0,"message":{"role":"assistant","content":")";
   const std::string end = fmt::format("\"}},\"finish_reason\":\"stop\"}}],\"usage\":{}}}",
                                       make_usage(prompt, kPlainCompletionTokens));
-  body.append(kPlainBodyBytes - body.size() - end.size(), 'x').append(end);
+  body.append(size - body.size() - end.size(), 'x').append(end);
   return fmt::format(
       "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",
       body.size(), body);
-}
-
-// The number that follows `name`, whatever the case of its letters in a head; -1 without it.
-int64_t number_after(std::string_view text, std::string_view name) {
-  const auto same = [](char a, char b) { return (a | 32) == (b | 32); };
-  const auto found = std::search(text.begin(), text.end(), name.begin(), name.end(), same);
-  int64_t number = -1;
-  if (found != text.end()) {
-    std::from_chars(&*found + name.size(), text.data() + text.size(), number);
-  }
-  return number;
 }
 
 }  // namespace
@@ -89,20 +78,16 @@ struct Backend::Connection {
   explicit Connection(int descriptor) : fd(descriptor) {}
   Fd fd;
   std::string input;
+  Ask ask;  // of the stream under way
   int64_t sequence = 0;
-  bool wants_usage = false;
-  size_t events_left = 0;  // of the stream under way
-  int64_t due = 0;         // of the next event
+  size_t events_left = 0;
+  int64_t due = 0;  // of the next event; 0: it is not in due_
 };
 
-Backend::Backend(const Script& script)
-    : script_(script),
-      listener_(listen_on_any_port(port_)),
+Backend::Backend()
+    : listener_(listen_on_any_port(port_)),
       epoll_(epoll_create1(EPOLL_CLOEXEC)),
       stop_(eventfd(0, EFD_CLOEXEC)) {
-  for (size_t i = 1; i < script_.events; ++i) {
-    append_chunk(burst_, make_event(monotonic_ns(), false));
-  }
   for (const int fd : {listener_.get(), stop_.get()}) {
     epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
     if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) fail_errno("epoll_ctl");
@@ -122,7 +107,7 @@ void Backend::guard(Connection& connection, Action action) {
   try {
     action();
   } catch (const Failure&) {
-    connection.events_left = 0;
+    forget_due(connection);
     shutdown(connection.fd.get(), SHUT_RDWR);
   }
 }
@@ -146,22 +131,27 @@ void Backend::run() {
       Connection& connection = *connections_.at(fd);
       guard(connection, [&] { read(connection); });
     }
-    const int64_t now = monotonic_ns();
-    for (const auto& entry : connections_) {
-      Connection& connection = *entry.second;
-      if (connection.events_left == 0 || connection.due > now) continue;
+    for (const int64_t now = monotonic_ns(); !due_.empty() && due_.begin()->first <= now;) {
+      Connection& connection = *connections_.at(due_.begin()->second);
       guard(connection, [&] { write_next(connection); });
     }
   }
 }
 
 int64_t Backend::next_due() const {
-  int64_t due = std::numeric_limits<int64_t>::max();
-  if (script_.pace.count() == 0) return due;
-  for (const auto& [fd, connection] : connections_) {
-    if (connection->events_left > 0) due = std::min(due, connection->due);
-  }
-  return due;
+  return due_.empty() ? std::numeric_limits<int64_t>::max() : due_.begin()->first;
+}
+
+void Backend::set_due(Connection& connection, int64_t due) {
+  forget_due(connection);
+  if (connection.events_left == 0) return;
+  connection.due = due;
+  due_.emplace(due, connection.fd.get());
+}
+
+void Backend::forget_due(Connection& connection) {
+  due_.erase({connection.due, connection.fd.get()});
+  connection.due = 0;
 }
 
 void Backend::accept_one() {
@@ -177,6 +167,7 @@ void Backend::read(Connection& connection) {
   std::array<char, kReadBytes> bytes;
   const ssize_t count = recv(connection.fd.get(), bytes.data(), bytes.size(), 0);
   if (count <= 0) {
+    forget_due(connection);
     connections_.erase(connection.fd.get());
     return;
   }
@@ -196,39 +187,52 @@ void Backend::read(Connection& connection) {
 void Backend::answer(Connection& connection, std::string_view body) {
   connection.sequence = number_after(body, "sequence ");
   if (body.find("\"stream\":true") == std::string_view::npos) {
-    send_all(connection.fd.get(), make_plain_reply(connection.sequence));
+    const auto size = static_cast<size_t>(number_after(body, "body "));
+    send_all(connection.fd.get(), make_plain_reply(connection.sequence, size));
     return;
   }
-  connection.wants_usage = body.find("include_usage") != std::string_view::npos;
+  Ask& ask = connection.ask;
+  ask.is_stream = true;
+  ask.events = static_cast<size_t>(number_after(body, "events "));
+  ask.pace = std::chrono::microseconds(number_after(body, "pace "));
+  ask.asks_usage = body.find("include_usage") != std::string_view::npos;
   begin_stream(connection);
+}
+
+const std::string& Backend::burst(size_t events) {
+  std::string& burst = bursts_[events];
+  if (burst.empty()) {
+    for (size_t i = 1; i < events; ++i) append_chunk(burst, make_event(monotonic_ns(), false));
+  }
+  return burst;
 }
 
 void Backend::begin_stream(Connection& connection) {
   std::string out(kStreamHead);
-  connection.events_left = script_.events;
-  if (script_.pace.count() == 0) {
-    out.append(burst_);
+  connection.events_left = connection.ask.events;
+  if (connection.ask.pace.count() == 0) {
+    out.append(burst(connection.ask.events));
     connection.events_left = 1;
   }
   append_event(connection, out);
   send_all(connection.fd.get(), out);
-  connection.due = monotonic_ns() + script_.pace.count();
+  set_due(connection, monotonic_ns() + std::chrono::nanoseconds(connection.ask.pace).count());
 }
 
 void Backend::write_next(Connection& connection) {
   std::string out;
   append_event(connection, out);
   send_all(connection.fd.get(), out);
-  connection.due = monotonic_ns() + script_.pace.count();
+  set_due(connection, connection.due + std::chrono::nanoseconds(connection.ask.pace).count());
 }
 
 // The last event brings all that follows it: a model server says these without a pause.
-void Backend::append_event(Connection& connection, std::string& out) const {
+void Backend::append_event(Connection& connection, std::string& out) {
   const bool is_last = --connection.events_left == 0;
   append_chunk(out, make_event(monotonic_ns(), is_last));
   if (!is_last) return;
-  if (connection.wants_usage) {
-    append_chunk(out, make_usage_event(connection.sequence, static_cast<int64_t>(script_.events)));
+  if (connection.ask.asks_usage) {
+    append_chunk(out, make_usage_event(connection.sequence, connection.ask.completion_tokens()));
   }
   append_chunk(out, "data: [DONE]\n\n");
   out.append(kLastChunk);

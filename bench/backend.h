@@ -1,11 +1,11 @@
-// A scripted OpenAI-compatible server on a thread of its own: plain replies and streams whose
-// events carry the time at which they were written. Reads only what make_request() writes,
-// forwarded or not.
+// An OpenAI-compatible server on a thread of its own, which answers as each request asks: plain
+// replies, and streams whose events carry the time at which they were written. Reads only what
+// make_request() writes, forwarded or not.
 #pragma once
 
-#include <chrono>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 
@@ -13,19 +13,12 @@
 
 namespace llmproxy::bench {
 
-constexpr int64_t kPlainCompletionTokens = 17;
-
-struct Script {
-  size_t events = 0;                // of a stream, the one with finish_reason included
-  std::chrono::nanoseconds pace{};  // from one event to the next; 0: the whole stream in one write
-};
-
 // The monotonic nanoseconds of an event; 0 if it carries none (usage, [DONE]).
 int64_t stamp_of(std::string_view event);
 
 class Backend {
  public:
-  explicit Backend(const Script& script);
+  Backend();
   ~Backend();
   Backend(const Backend&) = delete;
   Backend& operator=(const Backend&) = delete;
@@ -41,18 +34,21 @@ class Backend {
   void answer(Connection& connection, std::string_view body);
   void begin_stream(Connection& connection);
   void write_next(Connection& connection);
-  void append_event(Connection& connection, std::string& out) const;
+  static void append_event(Connection& connection, std::string& out);
+  const std::string& burst(size_t events);
   template <class Action>
   void guard(Connection& connection, Action action);
-  int64_t next_due() const;  // monotonic ns; INT64_MAX: no stream is open
+  int64_t next_due() const;  // monotonic ns; INT64_MAX: no paced stream is open
+  void set_due(Connection& connection, int64_t due);
+  void forget_due(Connection& connection);
 
-  const Script script_;
-  std::string burst_;  // all events of a stream but the last, made once
+  std::map<size_t, std::string> bursts_;  // by events: all of a stream but the last, made once
   uint16_t port_ = 0;
   Fd listener_;
   Fd epoll_;
   Fd stop_;
   std::map<int, std::unique_ptr<Connection>> connections_;
+  std::set<std::pair<int64_t, int>> due_;  // when the next event of a stream is due, and whose
   std::thread thread_;
 };
 

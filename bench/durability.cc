@@ -117,7 +117,7 @@ class CopyLoop {
 class CopySide {
  public:
   CopySide(uint16_t backend_port, DiskProbe* probe)
-      : loop_(backend_port, probe), load_(loop_.port(), "none", kJson, 1) {}
+      : loop_(backend_port, probe), load_(loop_.port(), "none", Ask{}, 1) {}
   void measure(bool is_counted) {
     Bills bills;
     load_.run(sequence_, bills);
@@ -146,7 +146,7 @@ std::unique_ptr<Side> make_side(const char* name, const Proxy::Options& options)
   side->way.pid = side->proxy->pid();
   for (size_t i = 0; i < kConnections.size(); ++i) {
     side->loads[i] =
-        std::make_unique<Load>(side->proxy->port(), side->proxy->token(), kJson, kConnections[i]);
+        std::make_unique<Load>(side->proxy->port(), side->proxy->token(), Ask{}, kConnections[i]);
   }
   return side;
 }
@@ -154,16 +154,6 @@ std::unique_ptr<Side> make_side(const char* name, const Proxy::Options& options)
 void measure_side(Side& side, size_t lane, bool is_counted) {
   measure(side.way, *side.loads[lane], side.figures[lane], is_counted,
           [&] { await_bills(*side.proxy, side.way.bills.size()); });
-}
-
-// Of two lists of rounds, one by one.
-template <class Operation>
-Samples combine(const Samples& one, const Samples& other, Operation operation) {
-  Samples results;
-  for (size_t i = 0; i < std::min(one.all().size(), other.all().size()); ++i) {
-    results.add(operation(one.all()[i], other.all()[i]));
-  }
-  return results;
 }
 
 // What commits added and what they took.
@@ -199,7 +189,7 @@ void print(const Side& durable, const Side& unsynced, const Commits& commits) {
 void run(const std::string& binary, const std::string& library, size_t rounds) {
   fmt::print("durability: {}\ncommit {}\n", describe_machine(), describe_commit());
   pin_to_core(kLoadCore);
-  Backend backend({.events = kEventsPerStream});
+  const Backend backend;
   Proxy::Options options{
       .binary = binary, .backend_port = backend.port(), .threads = 1, .core = kMeasuredCore};
   const auto durable = make_side("durable", options);

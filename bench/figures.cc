@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <thread>
 
 #include "process.h"
@@ -23,6 +24,29 @@ double Samples::percentile(double percent) const {
   const auto at = std::max<ptrdiff_t>(static_cast<ptrdiff_t>(rank) - 1, 0);
   std::nth_element(sorted.begin(), sorted.begin() + at, sorted.end());
   return sorted[static_cast<size_t>(at)];
+}
+
+std::string spread(const Samples& samples, int digits) {
+  if (samples.empty()) return "";
+  return fmt::format("{:.{}f} ({:.{}f}..{:.{}f})", samples.median(), digits, samples.min(), digits,
+                     samples.max(), digits);
+}
+
+void Table::print() const {
+  std::vector<size_t> widths(rows_.front().size());
+  for (const auto& row : rows_) {
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  for (size_t line = 0; line < rows_.size(); ++line) {
+    for (size_t i = 0; i < widths.size(); ++i) {
+      fmt::print("| {:<{}} ", i < rows_[line].size() ? rows_[line][i] : "", widths[i]);
+    }
+    fmt::print("|\n");
+    if (line > 0) continue;
+    for (const size_t width : widths) fmt::print("|{:-<{}}", "", width + 2);
+    fmt::print("|\n");
+  }
+  std::fflush(stdout);
 }
 
 std::string describe_machine() {

@@ -1,6 +1,8 @@
 // Samples and what to say of them; the machine they were taken on.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -20,6 +22,32 @@ class Samples {
 
  private:
   std::vector<double> values_;
+};
+
+// Of two lists of rounds, one by one.
+template <class Operation>
+Samples combine(const Samples& one, const Samples& other, Operation operation) {
+  Samples results;
+  for (size_t i = 0; i < std::min(one.all().size(), other.all().size()); ++i) {
+    results.add(operation(one.all()[i], other.all()[i]));
+  }
+  return results;
+}
+
+std::string spread(const Samples& samples, int digits);  // "median (min..max)"; "" without any
+
+// A table in Markdown, printed when its owner ends.
+class Table {
+ public:
+  explicit Table(const std::vector<std::string>& heading) { add(heading); }
+  ~Table() { print(); }
+  Table(const Table&) = delete;
+  Table& operator=(const Table&) = delete;
+  void add(const std::vector<std::string>& row) { rows_.push_back(row); }
+
+ private:
+  void print() const;
+  std::vector<std::vector<std::string>> rows_;
 };
 
 std::string describe_machine();  // cores, processor, kernel, load

@@ -6,8 +6,8 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <ctime>
 #include <filesystem>
+#include <limits>
 #include <sstream>
 #include <string_view>
 #include <thread>
@@ -20,33 +20,35 @@ namespace {
 
 constexpr std::string_view kStreamEnd = "data: [DONE]\n\n";
 constexpr double kNsPerUs = 1000;
+constexpr int64_t kForEver = std::numeric_limits<int64_t>::max();
 
-// CPU of a process, all its threads, in nanoseconds: what /proc/PID/stat shows in hundredths of
-// seconds.
-int64_t cpu_ns(pid_t pid) {
-  clockid_t clock{};
-  timespec used{};
-  if (clock_getcpuclockid(pid, &clock) != 0 || clock_gettime(clock, &used) != 0) {
-    throw Failure("a measured process has ended");
-  }
-  return int64_t{used.tv_sec} * 1'000'000'000 + used.tv_nsec;
-}
-
-// Of the thread that used most: the event loop.
-int64_t busiest_thread_ns(pid_t pid) {
-  int64_t most = 0;
-  for (const auto& task : std::filesystem::directory_iterator(fmt::format("/proc/{}/task", pid))) {
-    int64_t used = 0;
-    std::istringstream(read_file(task.path() / "schedstat")) >> used;
-    most = std::max(most, used);
-  }
-  return most;
+bool is_shipping(std::string_view thread) {
+  return thread.starts_with("ledger-ship") || thread.starts_with("ledger-read");
 }
 
 }  // namespace
 
-Load::Load(uint16_t port, const std::string& token, Lane lane, size_t connections)
-    : token_(token), lane_(lane), epoll_(epoll_create1(EPOLL_CLOEXEC)), connections_(connections) {
+CpuTimes cpu_times(pid_t pid) {
+  CpuTimes times;
+  for (const auto& task : std::filesystem::directory_iterator(fmt::format("/proc/{}/task", pid))) {
+    const std::string name = read_file(task.path() / "comm");
+    int64_t used = 0;
+    std::istringstream(read_file(task.path() / "schedstat")) >> used;
+    (is_shipping(name) ? times.shipping_ns : times.data_ns) += used;
+    times.busiest_ns = std::max(times.busiest_ns, used);
+    std::istringstream children(read_file(task.path() / "children"));
+    for (pid_t child = 0; children >> child;) {
+      const CpuTimes below = cpu_times(child);
+      times.data_ns += below.data_ns;
+      times.shipping_ns += below.shipping_ns;
+      times.busiest_ns = std::max(times.busiest_ns, below.busiest_ns);
+    }
+  }
+  return times;
+}
+
+Load::Load(uint16_t port, const std::string& token, const Ask& ask, size_t connections)
+    : token_(token), ask_(ask), epoll_(epoll_create1(EPOLL_CLOEXEC)), connections_(connections) {
   for (Connection& connection : connections_) {
     connection.fd = connect_to(port);
     epoll_event event{.events = EPOLLIN, .data = {.ptr = &connection}};
@@ -59,18 +61,18 @@ Load::Load(uint16_t port, const std::string& token, Lane lane, size_t connection
 void Load::send_next(Connection& connection, int64_t& sequence, Bills& bills) {
   connection.reply.reset();
   connection.is_waiting = true;
-  const std::string request = make_request(token_, lane_ == kBurst, ++sequence);
+  ++waiting_;
+  const std::string request = make_request(token_, ask_, ++sequence);
   connection.sent_ns = monotonic_ns();
   send_all(connection.fd.get(), request);
-  bills.emplace_hint(
-      bills.end(), sequence,
-      lane_ == kBurst ? static_cast<int64_t>(kEventsPerStream) : kPlainCompletionTokens);
+  bills.emplace_hint(bills.end(), sequence, ask_.completion_tokens());
 }
 
 void Load::check(const ReplyReader& reply) const {
-  const bool is_right =
-      lane_ == kJson ? reply.body().size() == kPlainBodyBytes
-                     : reply.body().size() == kEventsPerStream * kEventBytes + kStreamEnd.size();
+  const size_t streamed = ask_.events * kEventBytes + kStreamEnd.size();
+  const bool is_right = !ask_.is_stream   ? reply.body().size() == ask_.body_bytes
+                        : ask_.asks_usage ? reply.body().size() > streamed
+                                          : reply.body().size() == streamed;
   if (reply.status() == "200" && is_right) return;
   throw Failure(
       fmt::format("status {}, not the reply of the backend:\n{}", reply.status(), reply.body()));
@@ -85,31 +87,54 @@ void Load::read_some(Connection& connection) {
   latencies_.add(static_cast<double>(monotonic_ns() - connection.sent_ns) / kNsPerUs);
   check(connection.reply);
   connection.is_waiting = false;
+  --waiting_;
+}
+
+void Load::begin(int64_t& sequence, Bills& bills) {
+  latencies_ = {};
+  // Paced streams do not run in step.
+  const auto apart = ask_.pace / static_cast<int64_t>(connections_.size());
+  for (Connection& connection : connections_) {
+    send_next(connection, sequence, bills);
+    if (apart.count() > 0) std::this_thread::sleep_for(apart);
+  }
+}
+
+template <class OnReply>
+void Load::serve(int64_t end_ns, OnReply on_reply) {
+  constexpr size_t kEventsMax = 64;
+  constexpr int64_t kSilenceNs = std::chrono::nanoseconds(kSilenceMax).count();
+  while (waiting_ > 0) {
+    const int64_t left = end_ns - monotonic_ns();
+    if (left <= 0) return;
+    std::array<epoll_event, kEventsMax> events;
+    const auto wait_ms = static_cast<int>(std::min(left, kSilenceNs) / 1'000'000 + 1);
+    const int count = epoll_wait(epoll_.get(), events.data(), kEventsMax, wait_ms);
+    if (count == 0 && left > kSilenceNs) throw Failure("no reply came for a long time");
+    for (size_t i = 0; i < static_cast<size_t>(std::max(count, 0)); ++i) {
+      auto& connection = *static_cast<Connection*>(events[i].data.ptr);
+      read_some(connection);
+      if (!connection.is_waiting) on_reply(connection);
+    }
+  }
 }
 
 int64_t Load::run(int64_t& sequence, Bills& bills) {
-  constexpr size_t kEventsMax = 64;
-  const int silence_ms = static_cast<int>(std::chrono::milliseconds(kSilenceMax).count());
   const int64_t first = sequence;
   const int64_t end = monotonic_ns() + std::chrono::nanoseconds(kRun).count();
-  latencies_ = {};
-  for (Connection& connection : connections_) send_next(connection, sequence, bills);
-  for (size_t waiting = connections_.size(); waiting > 0;) {
-    std::array<epoll_event, kEventsMax> events;
-    const int count = epoll_wait(epoll_.get(), events.data(), kEventsMax, silence_ms);
-    if (count <= 0) throw Failure("no reply came for a long time");
-    for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
-      auto& connection = *static_cast<Connection*>(events[i].data.ptr);
-      read_some(connection);
-      if (connection.is_waiting) continue;
-      if (monotonic_ns() < end) {
-        send_next(connection, sequence, bills);
-      } else {
-        --waiting;
-      }
-    }
-  }
+  begin(sequence, bills);
+  serve(kForEver, [&](Connection& connection) {
+    if (monotonic_ns() < end) send_next(connection, sequence, bills);
+  });
   return sequence - first;
+}
+
+void Load::serve_until(int64_t end_ns) {
+  serve(end_ns, [](Connection&) {});
+}
+
+void Load::finish() {
+  serve_until(kForEver);
 }
 
 void await_bills(const Proxy& proxy, size_t expected) {
@@ -120,30 +145,27 @@ void await_bills(const Proxy& proxy, size_t expected) {
   throw Failure("the bills of a run do not arrive");
 }
 
-double measure(Way& way, Load& load, LoadFigures& figures, bool is_counted,
-               const std::function<void()>& await_end) {
-  const int64_t cpu_before = way.pid != 0 ? cpu_ns(way.pid) : 0;
-  const int64_t loop_before = way.pid != 0 ? busiest_thread_ns(way.pid) : 0;
+void measure(Way& way, Load& load, LoadFigures& figures, bool is_counted,
+             const std::function<void()>& await_end) {
+  const CpuTimes before = way.pid != 0 ? cpu_times(way.pid) : CpuTimes{};
   const int64_t begin = monotonic_ns();
   const auto requests = static_cast<double>(load.run(way.sequence, way.bills));
   const auto elapsed = static_cast<double>(monotonic_ns() - begin);
   await_end();
-  if (!is_counted) return 0;
+  if (!is_counted) return;
   figures.rate.add(requests / elapsed * 1e9);
   figures.latency_us.add(load.latencies().median());
-  if (way.pid == 0) return 0;
-  const auto cpu = static_cast<double>(cpu_ns(way.pid) - cpu_before);
-  const auto loop = static_cast<double>(busiest_thread_ns(way.pid) - loop_before);
+  if (way.pid == 0) return;
+  const CpuTimes after = cpu_times(way.pid);
+  const auto us_each = [&](int64_t CpuTimes::*part) {
+    return static_cast<double>(after.*part - before.*part) / requests / kNsPerUs;
+  };
+  figures.data_us.add(us_each(&CpuTimes::data_ns));
+  figures.shipping_us.add(us_each(&CpuTimes::shipping_ns));
+  figures.loop_us.add(us_each(&CpuTimes::busiest_ns));
+  const auto cpu = static_cast<double>(after.all_ns() - before.all_ns());
   figures.cpu_us.add(cpu / requests / kNsPerUs);
-  figures.loop_us.add(loop / requests / kNsPerUs);
   figures.busy.add(cpu / elapsed * 100);
-  return cpu / requests / kNsPerUs;
-}
-
-std::string spread(const Samples& samples, int digits) {
-  if (samples.empty()) return "";
-  return fmt::format("{:.{}f} ({:.{}f}..{:.{}f})", samples.median(), digits, samples.min(), digits,
-                     samples.max(), digits);
 }
 
 }  // namespace llmproxy::bench

@@ -3,7 +3,6 @@
 
 #include <sys/types.h>
 
-#include <array>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -17,25 +16,26 @@
 
 namespace llmproxy::bench {
 
-constexpr size_t kEventsPerStream = 64;
 constexpr std::chrono::milliseconds kRun{800};
 constexpr std::chrono::seconds kDeliveryMax{60};  // of the last bill of a run
 constexpr std::chrono::milliseconds kBetweenLooks{20};
-constexpr int kMeasuredCore = 0, kLoadCore = 1;
-
-// Plain replies, or streams that the backend writes in one burst.
-enum Lane { kJson, kBurst, kLanes };
 
 // Connections that each send the next request as soon as they have the reply.
 class Load {
  public:
-  Load(uint16_t port, const std::string& token, Lane lane, size_t connections);
+  Load(uint16_t port, const std::string& token, const Ask& ask, size_t connections);
 
   // For kRun. Requests answered, those that were under way at the end of the time included. Notes
   // them in `bills`.
   int64_t run(int64_t& sequence, Bills& bills);
 
-  // Microseconds from request to whole reply, of the last run.
+  // The same in steps: one request on each connection; what comes, until a monotonic time or the
+  // last reply; the replies that are left.
+  void begin(int64_t& sequence, Bills& bills);
+  void serve_until(int64_t end_ns);
+  void finish();
+
+  // Microseconds from request to whole reply, since the last begin.
   const Samples& latencies() const { return latencies_; }
 
  private:
@@ -48,25 +48,37 @@ class Load {
 
   void send_next(Connection& connection, int64_t& sequence, Bills& bills);
   void read_some(Connection& connection);
+  template <class OnReply>
+  void serve(int64_t end_ns, OnReply on_reply);
   void check(const ReplyReader& reply) const;
 
   const std::string token_;
-  const Lane lane_;
+  const Ask ask_;
   Fd epoll_;
   std::vector<Connection> connections_;
+  size_t waiting_ = 0;  // of them
   Samples latencies_;
 };
 
+// CPU of a process and of all below it, in nanoseconds, by what its threads are named for.
+struct CpuTimes {
+  int64_t data_ns = 0;      // all that is not shipping
+  int64_t shipping_ns = 0;  // the ledger's reader and shipper: events into the database
+  int64_t busiest_ns = 0;   // the thread that used most: the event loop
+
+  int64_t all_ns() const { return data_ns + shipping_ns; }
+};
+CpuTimes cpu_times(pid_t pid);
+
 struct LoadFigures {
-  Samples rate, cpu_us, loop_us, busy, ratio, latency_us;
+  Samples rate, latency_us, busy;
+  Samples cpu_us, data_us, shipping_us, loop_us;  // of one request
 };
 
-// One way to the backend: what is on it, and the load for each lane.
+// One way to the backend, and what was sent on it.
 struct Way {
   std::string name{};
   pid_t pid = 0;  // 0: nothing to measure
-  std::array<std::unique_ptr<Load>, kLanes> loads{};
-  std::array<LoadFigures, kLanes> figures{};
   int64_t sequence = 0;
   Bills bills{};
 };
@@ -74,12 +86,8 @@ struct Way {
 // A run ends when its last bill is in the database, so nothing is put off past the clock.
 void await_bills(const Proxy& proxy, size_t expected);
 
-// One run of `load`. `await_end` is called before the CPU is read. CPU of one request in
-// microseconds; 0 where there is nothing to measure, and in runs that do not count.
-double measure(Way& way, Load& load, LoadFigures& figures, bool is_counted,
-               const std::function<void()>& await_end);
-
-// "median (min..max)"
-std::string spread(const Samples& samples, int digits);
+// One run of `load`. `await_end` is called before the CPU is read.
+void measure(Way& way, Load& load, LoadFigures& figures, bool is_counted,
+             const std::function<void()>& await_end);
 
 }  // namespace llmproxy::bench

@@ -5,9 +5,11 @@
 #include <fmt/format.h>
 #include <sched.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <filesystem>
@@ -62,6 +64,16 @@ std::string read_file(const std::string& path) {
   std::ostringstream text;
   text << std::ifstream(path, std::ios::binary).rdbuf();
   return text.str();
+}
+
+size_t raise_open_files_limit() {
+  constexpr rlim_t kWanted = 65'536;
+  rlimit limit{kWanted, kWanted};
+  if (setrlimit(RLIMIT_NOFILE, &limit) == 0) return kWanted;
+  getrlimit(RLIMIT_NOFILE, &limit);  // not root
+  limit.rlim_cur = std::min(limit.rlim_max, kWanted);
+  setrlimit(RLIMIT_NOFILE, &limit);
+  return limit.rlim_cur;
 }
 
 void pin_to_core(int core) {

@@ -24,7 +24,9 @@ class TemporaryDirectory {
 void write_file(const std::string& path, const std::string& text);
 std::string read_file(const std::string& path);  // "" if there is none
 
-constexpr int kAnyCore = -1;
+size_t raise_open_files_limit();  // as far as the system allows; inherited by who is started
+
+constexpr int kAnyCore = -1, kMeasuredCore = 0, kLoadCore = 1;
 void pin_to_core(int core);  // this thread and those it starts
 
 // Found in PATH, output and errors in files, no variable of LLMPROXY_*; killed if it still runs at

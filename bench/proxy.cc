@@ -85,7 +85,8 @@ void Proxy::await_port() {
 
 int64_t Proxy::count_bills() const {
   int64_t bills = 0;
-  query(database(), "SELECT count(*), 0 FROM events_completion",
+  // None is ever deleted, and counting them would hold up whoever writes.
+  query(database(), "SELECT coalesce(max(rowid), 0), 0 FROM events_completion",
         [&](int64_t count, int64_t) { bills = count; });
   return bills;
 }

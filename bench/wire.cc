@@ -26,6 +26,16 @@ sockaddr_in loopback(uint16_t port) {
   return address;
 }
 
+// -1 and errno when nobody is there.
+Fd connected(uint16_t port) {
+  Fd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const sockaddr_in address = loopback(port);
+  if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    return Fd();
+  }
+  return fd;
+}
+
 }  // namespace
 
 void fail_errno(const std::string& what) {
@@ -49,14 +59,14 @@ void prepare(int fd) {
 }
 
 Fd connect_to(uint16_t port) {
-  Fd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  const sockaddr_in address = loopback(port);
-  if (fd.get() < 0 ||
-      connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
-    fail_errno(fmt::format("connect to port {}", port));
-  }
+  Fd fd = connected(port);
+  if (fd.get() < 0) fail_errno(fmt::format("connect to port {}", port));
   prepare(fd.get());
   return fd;
+}
+
+bool can_connect_to(uint16_t port) {
+  return connected(port).get() >= 0;
 }
 
 Fd listen_on_any_port(uint16_t& port) {
@@ -81,16 +91,32 @@ void send_all(int fd, std::string_view bytes) {
   }
 }
 
-std::string make_request(std::string_view token, bool is_stream, int64_t sequence) {
+int64_t Ask::completion_tokens() const {
+  return is_stream ? static_cast<int64_t>(events) : kPlainCompletionTokens;
+}
+
+std::string make_request(std::string_view token, const Ask& ask, int64_t sequence) {
   std::string body = fmt::format(
-      R"({{"model":"bench","stream":{},"messages":[{{"role":"user","content":"sequence {} )",
-      is_stream, sequence);
+      R"({{"model":"bench","stream":{}{},"messages":[{{"role":"user","content":)"
+      R"("sequence {} body {} events {} pace {} )",
+      ask.is_stream, ask.asks_usage ? R"(,"stream_options":{"include_usage":true})" : "", sequence,
+      ask.body_bytes, ask.events, ask.pace.count());
   constexpr std::string_view kEnd = R"("}]})";
   body.append(kRequestBodyBytes - body.size() - kEnd.size(), 'x').append(kEnd);
   return fmt::format(
       "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {}\r\n"
       "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",
       token, body.size(), body);
+}
+
+int64_t number_after(std::string_view text, std::string_view name) {
+  const auto same = [](char a, char b) { return (a | 32) == (b | 32); };
+  const auto found = std::search(text.begin(), text.end(), name.begin(), name.end(), same);
+  int64_t number = -1;
+  if (found != text.end()) {
+    std::from_chars(&*found + name.size(), text.data() + text.size(), number);
+  }
+  return number;
 }
 
 void ReplyReader::reset() {

@@ -44,13 +44,29 @@ class Fd {
 // 127.0.0.1, without Nagle's delay; every wait on it ends after kSilenceMax.
 constexpr std::chrono::seconds kSilenceMax{30};
 Fd connect_to(uint16_t port);
+bool can_connect_to(uint16_t port);  // somebody listens there by now
 Fd listen_on_any_port(uint16_t& port);
 void prepare(int fd);
 void send_all(int fd, std::string_view bytes);
 
+// What a request asks of the backend, by words in its prompt.
+struct Ask {
+  bool is_stream = false;
+  size_t body_bytes = kPlainBodyBytes;  // of a plain reply
+  size_t events = 64;                   // of a stream, the one with finish_reason included
+  std::chrono::microseconds pace{};  // from one event to the next; 0: the whole stream in one write
+  bool asks_usage = false;           // the client asks for the usage of a stream
+
+  int64_t completion_tokens() const;  // that its bill must have
+};
+constexpr int64_t kPlainCompletionTokens = 17;
+
 // A chat completion of kRequestBodyBytes. The backend reports `sequence` as its prompt tokens, so
 // that each request has a bill of its own.
-std::string make_request(std::string_view token, bool is_stream, int64_t sequence);
+std::string make_request(std::string_view token, const Ask& ask, int64_t sequence);
+
+// The number that follows `name`, whatever the case of its letters in a head; -1 without it.
+int64_t number_after(std::string_view text, std::string_view name);
 
 // One reply, fed as it arrives.
 class ReplyReader {

@@ -4,6 +4,8 @@
 #include <filesystem>
 #include <utility>
 
+#include "base/thread_name.h"
+
 namespace llmproxy {
 
 std::unique_ptr<ControlServer> ControlServer::open(const std::string& path, Answer answer,
@@ -14,7 +16,10 @@ std::unique_ptr<ControlServer> ControlServer::open(const std::string& path, Answ
 }
 
 ControlServer::ControlServer(net::LocalListener listener, Answer answer)
-    : listener_(std::move(listener)), answer_(std::move(answer)), thread_([this] { serve(); }) {}
+    : listener_(std::move(listener)), answer_(std::move(answer)), thread_([this] {
+        name_thread("control");
+        serve();
+      }) {}
 
 ControlServer::~ControlServer() {
   listener_.stop();

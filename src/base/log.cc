@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "base/text.h"
+#include "base/thread_name.h"
 
 namespace llmproxy {
 
@@ -188,6 +189,7 @@ uint64_t Log::dropped() const {
 
 // The writer thread: takes all that was queued within kGather at once.
 void Log::write_out(Queue& queue) {
+  name_thread("log");
   std::string batch;
   std::unique_lock lock(queue.mutex);
   for (;;) {

@@ -14,6 +14,7 @@
 
 #include "base/check.h"
 #include "base/text.h"
+#include "base/thread_name.h"
 #include "billing/ledger_words.h"
 
 namespace llmproxy {
@@ -489,13 +490,19 @@ Result<std::unique_ptr<Ledger>> Ledger::open(std::unique_ptr<Directory> director
 
 Ledger::Ledger(std::shared_ptr<State> state)
     : state_(std::move(state)), threads_(std::make_unique<Threads>()) {
-  threads_->writer = std::thread([its = state_] { its->write(); });
-  threads_->keeper = std::thread([its = state_] { its->keep(); });
+  const auto start = [this](std::thread& thread, const char* name, void (State::*work)()) {
+    thread = std::thread([name, work, its = state_] {
+      name_thread(name);
+      (*its.*work)();
+    });
+  };
+  start(threads_->writer, "ledger-write", &State::write);
+  start(threads_->keeper, "ledger-keep", &State::keep);
   if (state_->database == nullptr) {
     state_->has_reader_ended = state_->has_shipper_ended = true;
   } else {
-    threads_->reader = std::thread([its = state_] { its->read(); });
-    threads_->shipper = std::thread([its = state_] { its->ship(); });
+    start(threads_->reader, "ledger-read", &State::read);
+    start(threads_->shipper, "ledger-ship", &State::ship);
   }
 }
 

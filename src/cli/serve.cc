@@ -25,6 +25,7 @@
 #include "base/cores.h"
 #include "base/file.h"
 #include "base/filesystem.h"
+#include "base/thread_name.h"
 #include "billing/ledger.h"
 #include "cli/check.h"
 #include "cli/keys.h"
@@ -284,6 +285,7 @@ int Proxy::start_servers() {
   running_ = servers_.size();
   for (const auto& server : servers_) {
     threads_.emplace_back([this, &server] {
+      name_thread("server");
       server->run();
       if (--running_ == 0) signals_.tell_ended();
     });

@@ -12,6 +12,8 @@
 #include <mutex>
 #include <thread>
 
+#include "base/thread_name.h"
+
 namespace llmproxy::net {
 
 std::string Address::text() const {
@@ -89,6 +91,7 @@ Resolver::~Resolver() {
 }
 
 void Resolver::run(std::shared_ptr<Shared> shared) {
+  name_thread("resolver");
   std::unique_lock lock(shared->mutex);
   for (;;) {
     shared->asked.wait(lock, [&] { return shared->is_stopping || !shared->questions.empty(); });

@@ -4,6 +4,7 @@
 #include <exception>
 #include <utility>
 
+#include "base/thread_name.h"
 #include "net/completion.h"
 
 namespace llmproxy::net {
@@ -16,7 +17,12 @@ struct Worker::Job {
 };
 
 Worker::Worker() {
-  for (size_t i = 0; i < kThreads; ++i) threads_.emplace_back([this] { serve(); });
+  for (size_t i = 0; i < kThreads; ++i) {
+    threads_.emplace_back([this] {
+      name_thread("body-reader");
+      serve();
+    });
+  }
 }
 
 Worker::~Worker() {

@@ -14,6 +14,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "base/thread_name.h"
 #include "billing/record.h"
 
 namespace llmproxy {
@@ -317,7 +318,10 @@ KeyStore::KeyStore(std::shared_ptr<Database> database, Log& log, const Config& c
     : state_(std::make_shared<State>(std::move(database), log, config, waits)) {
   apply(config);
   for (size_t i = 0; i < kThreads; ++i) {
-    threads_.emplace_back([state = state_, i] { state->run(i == 0); });
+    threads_.emplace_back([state = state_, i] {
+      name_thread("keys");
+      state->run(i == 0);
+    });
   }
 }
 

@@ -1,0 +1,38 @@
+// Proxies that forward and do nothing else, for the comparison: no access log, kept connections to
+// the backend, one worker. Debian packages nginx-light and haproxy, found in PATH.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "process.h"
+
+namespace llmproxy::bench {
+
+class Peer {
+ public:
+  // Listening already.
+  static std::unique_ptr<Peer> start_nginx(uint16_t backend_port, int core = kMeasuredCore);
+  static std::unique_ptr<Peer> start_haproxy(uint16_t backend_port, int core = kMeasuredCore);
+
+  const std::string& name() const { return name_; }
+  const std::string& version() const { return version_; }
+  pid_t pid() const { return process_->pid(); }
+  // Streams have one of their own: nginx buffers replies unless told otherwise, and HAProxy waits
+  // for more.
+  uint16_t port(bool is_stream) const { return is_stream ? stream_port_ : port_; }
+
+ private:
+  Peer(std::string name, std::string version);
+  void launch(const std::vector<std::string>& command, int core);
+
+  std::string name_, version_;
+  TemporaryDirectory directory_;
+  uint16_t port_ = 0, stream_port_ = 0;
+  std::unique_ptr<Process> process_;
+};
+
+}  // namespace llmproxy::bench
