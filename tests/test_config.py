@@ -556,6 +556,12 @@ def test_access_line_has_everything(proxy, backend):
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO ", line)
 
 
+def test_threads_are_named_for_what_they_do(proxy):
+    names = {path.read_text().strip() for path in pathlib.Path(f"/proc/{proxy.pid}/task").glob("*/comm")}
+    ledger = {"ledger-write", "ledger-keep", "ledger-read", "ledger-ship"}
+    assert {"llm-billing-pro", "server", "log", "keys", "control"} | ledger <= names, names
+
+
 @pytest.mark.parametrize(
     "model,shown",
     [

@@ -1,8 +1,6 @@
 // The two clocks, and times as text. Knows UTC and fixed offsets only, no time zones.
 #include "base/clock.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 
 namespace llmproxy {
@@ -100,9 +98,18 @@ std::string format_utc(WallMs time) {
   const int64_t day = (time - kYear0) / kDayMs;
   const int64_t ms = (time - kYear0) % kDayMs;
   const std::chrono::year_month_day date(sys_days(std::chrono::days(day + kYear0 / kDayMs)));
-  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", static_cast<int>(date.year()),
-                     static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()),
-                     ms / 3'600'000, ms / 60'000 % 60, ms / 1000 % 60, ms % 1000);
+  std::string text = "0000-00-00T00:00:00.000Z";
+  const auto put = [&](size_t end, int64_t value) {  // its last digit before `end`
+    for (; value > 0; value /= 10) text[--end] = static_cast<char>('0' + value % 10);
+  };
+  put(4, static_cast<int>(date.year()));
+  put(7, static_cast<unsigned>(date.month()));
+  put(10, static_cast<unsigned>(date.day()));
+  put(13, ms / 3'600'000);
+  put(16, ms / 60'000 % 60);
+  put(19, ms / 1000 % 60);
+  put(23, ms % 1000);
+  return text;
 }
 
 std::optional<WallMs> parse_utc(std::string_view text) {

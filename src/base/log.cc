@@ -49,7 +49,8 @@ std::string_view level_name(LogLevel level) {
 
 void append_escaped(std::string& line, std::string_view text) {
   while (!text.empty()) {
-    const size_t length = printable_length(text);
+    size_t length = printable_ascii_length(text);
+    if (length == 0) length = printable_length(text);
     if (length > 0) {
       line += text.substr(0, length);
     } else {
@@ -59,17 +60,14 @@ void append_escaped(std::string& line, std::string_view text) {
   }
 }
 
-std::string format_line(LogLevel level, std::string_view text) {
+void format_line(std::string& line, LogLevel level, std::string_view text) {
   while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) text.remove_suffix(1);
-  std::string line;
-  line.reserve(text.size() + 40);
   line += format_utc(wall_now_ms());
   line += ' ';
   line += level_name(level);
   line += ' ';
   append_escaped(line, text);
   line += '\n';
-  return line;
 }
 
 // What one write(2) takes: whole lines, so that other writers of the same pipe never cut one.
@@ -157,7 +155,9 @@ void Log::write(LogLevel level, std::string_view text) {
 }
 
 void Log::announce(LogLevel level, std::string_view text) {
-  const std::string line = format_line(level, text);
+  thread_local std::string line;  // its memory is kept for the next
+  line.clear();
+  format_line(line, level, text);
   bool must_wake = false;
   {
     const std::lock_guard lock(queue_->mutex);
@@ -208,8 +208,8 @@ void Log::write_out(Queue& queue) {
     const uint64_t dropped = std::exchange(queue.dropped_untold, 0);
     lock.unlock();
     if (dropped > 0) {
-      batch += format_line(LogLevel::kWarning,
-                           fmt::format("{} log lines dropped: stderr is read too slowly", dropped));
+      format_line(batch, LogLevel::kWarning,
+                  fmt::format("{} log lines dropped: stderr is read too slowly", dropped));
     }
     const uint64_t lost = write_all(queue.fd, batch, queue.abandon);
     queue.dropped_total.fetch_add(lost, std::memory_order_relaxed);

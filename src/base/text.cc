@@ -39,8 +39,23 @@ size_t printable_length(std::string_view text) {
   return is_ascii_control || is_c1_control ? 0 : length;
 }
 
+size_t printable_ascii_length(std::string_view text) {
+  constexpr size_t kStep = 32;  // one test for so many, in what compilers make vector code of
+  const auto is_other = [](char c) { return static_cast<uint8_t>(c - 0x20) > 0x7e - 0x20; };
+  size_t length = 0;
+  for (; text.size() - length >= kStep; length += kStep) {
+    bool has_other = false;
+    for (size_t i = 0; i < kStep; ++i) has_other |= is_other(text[length + i]);
+    if (has_other) break;
+  }
+  while (length < text.size() && !is_other(text[length])) ++length;
+  return length;
+}
+
 bool is_printable(std::string_view text) {
   while (!text.empty()) {
+    text.remove_prefix(printable_ascii_length(text));
+    if (text.empty()) return true;
     const size_t length = printable_length(text);
     if (length == 0) return false;
     text.remove_prefix(length);

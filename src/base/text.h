@@ -17,6 +17,10 @@ bool is_utf8(std::string_view text);
 // what is no UTF-8.
 size_t printable_length(std::string_view text);
 
+// So many bytes at the front are printable ASCII: most text is, and is looked at many bytes at
+// once.
+size_t printable_ascii_length(std::string_view text);
+
 // No control character in it, and all of it UTF-8.
 bool is_printable(std::string_view text);
 

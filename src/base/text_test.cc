@@ -91,5 +91,19 @@ TEST(ErrnoText, SaysWhatTheValueMeans) {
   EXPECT_EQ(errno_text(12345), "Unknown error 12345");
 }
 
+// Wherever the first other byte lies: it is looked at many bytes at once.
+TEST(PrintableAsciiLength, EndsAtTheFirstOtherByte) {
+  for (size_t size = 0; size < 100; ++size) {
+    EXPECT_EQ(printable_ascii_length(std::string(size, '~')), size);
+    for (const char other : {'\x1f', '\x7f', '\x80', '\xff', '\0', '\n'}) {
+      for (size_t at = 0; at < size; ++at) {
+        std::string text(size, ' ');
+        text[at] = other;
+        ASSERT_EQ(printable_ascii_length(text), at) << size;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace llmproxy

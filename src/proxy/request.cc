@@ -8,6 +8,7 @@
 #include <exception>
 #include <utility>
 
+#include "proxy/access_line.h"
 #include "proxy/authenticate.h"
 #include "proxy/errors.h"
 #include "proxy/exchange.h"
@@ -204,56 +205,14 @@ void count_outcome(const Request& request) {
   if (evidence.was_sent && !evidence.has_head) counters.no_reply.add();
 }
 
-// A value of the access line: in quotes where it would not stand as one word.
-std::string word(std::string_view value) {
-  const bool is_plain = !value.empty() && std::ranges::all_of(value, [](unsigned char c) {
-    return c > ' ' && c != '"' && c != '=' && c != '\\' && c < 0x7f;
-  });
-  return is_plain ? std::string(value) : quote_json(value);
-}
-
-// Also a model that nobody serves, so that an operator sees what was asked for; but only where it
-// looks like a model's name: whatever else a client puts there stays out of the log.
-std::string model_word(const Request& request) {
-  constexpr size_t kNameMax = 64;
-  constexpr std::string_view kNameCharacters =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-:/@+";
-  if (request.backend != nullptr) return word(request.backend->name);
-  const std::string& name = request.call.model;
-  const bool is_name = !name.empty() && name.size() <= kNameMax &&
-                       name.find_first_not_of(kNameCharacters) == std::string::npos;
-  return is_name ? name : "-";
-}
-
 // 9 Metrics and one access line.
 void account(const Request& request) {
   Log& log = request.server.parts().log;
   const bool is_odd = request.is_settled && request.outcome.is_warning;
   const LogLevel level = is_odd ? LogLevel::kWarning : LogLevel::kInfo;
   if (!log.is_on(level)) return;
-  const auto ms_until = [&](MonotonicTime time) {
-    return std::chrono::duration<double, std::milli>(time - request.started).count();
-  };
-  fmt::memory_buffer line;
-  const auto out = std::back_inserter(line);
-  const bool is_billed = request.is_settled && request.outcome.kind == Outcome::Kind::kBilled;
-  fmt::format_to(out, "request id={} path={} key={} user={} model={} status={} bytes={}",
-                 request.id_hex, request.endpoint != nullptr ? request.endpoint->path : "-",
-                 request.key != nullptr ? word(request.key->id) : "-",
-                 request.key != nullptr ? word(request.key->user_id.text) : "-",
-                 model_word(request), request.status, request.bytes_to_client);
-  fmt::format_to(out, " backend={}", request.backend != nullptr ? request.backend->authority : "-");
-  fmt::format_to(out, " first_byte_ms={:.1f} duration_ms={:.1f}",
-                 ms_until(request.first_byte.value_or(monotonic_now())), ms_until(monotonic_now()));
-  if (is_billed) {
-    fmt::format_to(out, " prompt_n={} completion_n={}", request.outcome.figure.prompt_n,
-                   request.outcome.figure.completion_n);
-  } else {
-    fmt::format_to(out, " prompt_n=- completion_n=-");
-  }
-  fmt::format_to(out, " end={}", request.ended);
-  if (request.is_settled) fmt::format_to(out, " bill=\"{}\"", request.outcome.reason);
-  if (!request.detail.empty()) fmt::format_to(out, " detail={}", quote_json(request.detail));
+  AccessLine line;
+  append_access_line(line, request);
   log.write(level, {line.data(), line.size()});
 }
 
