@@ -21,8 +21,8 @@ test-full: ## the ordinary tests and what takes longer: fuzzing, clang-tidy, Doc
 	@tools/install-packages build test full torture
 	@tools/test --full
 
-bench: ## what the proxy costs, as ratios
-	@tools/install-packages build test
+bench: ## what the proxy costs, beside nginx and HAProxy; writes bench/results.md
+	@tools/install-packages build bench
 	@tools/build release llm-billing-proxy
 	@bench/run
 

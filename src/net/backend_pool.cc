@@ -40,8 +40,10 @@ std::unique_ptr<BackendConnection> BackendPool::take_idle(const Backend& backend
     if (connection->idle_until_ <= loop_.now()) continue;  // the sweep is late
     connection->socket.set_idle_watcher(nullptr);
     // What came since the loop last looked is no reply to the call that goes out now.
-    if (!connection->socket.is_quiet_now()) continue;
-    return connection;
+    const bool is_fresh = connection->idle_round_ != loop_.round() &&
+                          loop_.now() - connection->idle_since_ < kTrusted;
+    Socket& socket = connection->socket;
+    if (is_fresh ? socket.is_quiet() : socket.is_quiet_now()) return connection;
   }
   return nullptr;
 }
@@ -53,6 +55,8 @@ void BackendPool::give_back(std::unique_ptr<BackendConnection> connection,
   if (idle.size() >= kIdlePerOriginMax) return;
   connection->input.reset();
   connection->is_reused = true;
+  connection->idle_round_ = loop_.round();
+  connection->idle_since_ = loop_.now();
   connection->idle_until_ = loop_.now() + std::min<Milliseconds>(idle_limit, kIdleMax);
   connection->socket.set_idle_watcher(connection.get());
   idle.push_back(std::move(connection));

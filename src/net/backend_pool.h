@@ -50,7 +50,8 @@ class BackendConnection final : Socket::IdleWatcher {
 
   Idle* idle_ = nullptr;  // the pool's list of its origin
   Idle::iterator place_{};
-  MonotonicTime idle_until_{};
+  MonotonicTime idle_since_{}, idle_until_{};
+  uint64_t idle_round_ = 0;  // of the loop, in which it was given back
 };
 
 struct Connected {
@@ -63,6 +64,9 @@ class BackendPool final : Timer {
  public:
   static constexpr size_t kIdlePerOriginMax = 512;
   static constexpr std::chrono::seconds kIdleMax{55};  // shorter than the usual 60 s of servers
+  // Whoever is idle for less is reused without a look at the kernel, if the loop has looked since:
+  // no server gives up a connection so soon, and each look is a system call.
+  static constexpr Milliseconds kTrusted{100};
   static constexpr std::chrono::seconds kNamesKept{30};
   // Addresses that all failed are used again only after this part of the time left was waited for
   // better ones.

@@ -455,17 +455,20 @@ Task<void> news_since_the_last_round(Loop& loop) {
   Fixture fixture(loop);
   const TestListener listener;
   const Backend backend = backend_at(listener.port());
-  for (const char* what : {"fin", "byte"}) {
-    auto connection = co_await open(fixture.pool, backend);
-    const int peer = listener.accept();
-    fixture.pool.give_back(std::move(connection), BackendPool::kIdleMax);
-    if (*what == 'f') {
-      close(peer);
-    } else {
-      send_text(peer, "HTTP/1.1 408 Request Timeout\r\n\r\n");
+  for (const Milliseconds idle : {Milliseconds{0}, BackendPool::kTrusted}) {
+    for (const char* what : {"fin", "byte"}) {
+      auto connection = co_await open(fixture.pool, backend);
+      const int peer = listener.accept();
+      fixture.pool.give_back(std::move(connection), BackendPool::kIdleMax);
+      co_await Sleep(loop, loop.now() + idle);
+      if (*what == 'f') {
+        close(peer);
+      } else {
+        send_text(peer, "HTTP/1.1 408 Request Timeout\r\n\r\n");
+      }
+      EXPECT_EQ(fixture.pool.take_idle(backend), nullptr) << what;  // no epoll_wait in between
+      if (*what == 'b') close(peer);
     }
-    EXPECT_EQ(fixture.pool.take_idle(backend), nullptr) << what;  // no epoll_wait in between
-    if (*what == 'b') close(peer);
   }
 }
 
