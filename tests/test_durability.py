@@ -1,6 +1,7 @@
 """The ledger on the proxy's disk: the process dies, the database is away, the disk is full, and every answer is
 billed once all the same."""
 
+import json
 import os
 import signal
 import struct
@@ -12,6 +13,7 @@ import pytest
 from rig import sse
 from rig.client import Closed, Cut
 from rig.database import Sqlite, counts
+from rig.proxy import run
 from rig.wait import wait_until
 
 CONTINUOUS = {"usage": "continuous"}
@@ -95,10 +97,16 @@ def test_events_that_wait_outlive_a_stop(make_proxy, backend, database):
     assert len(proxy.settled_events()) == 7
 
 
+def delivered(proxy):
+    """So many events of this life the database is known to have."""
+    status = run("ledger", "status", "--json", "-c", proxy.path, cwd=proxy.directory)
+    return json.loads(status.stdout)["this_life"]["delivered"]
+
+
 def test_batch_whose_reply_was_lost_is_billed_once_after_a_kill(make_proxy, backend, mongo):
     proxy = make_proxy({"m": backend}, mongo)
     assert proxy.post().status == 200
-    proxy.wait_events(1)
+    wait_until(lambda: delivered(proxy) == 1, "a reply of the database that has come through")
     mongo.wire.set("lose")
     reply = proxy.post()
     wait_until(lambda: mongo.count() == 2 and mongo.wire.lost, "an event that nobody knows is stored")
