@@ -448,6 +448,28 @@ TEST_F(SessionTest, AStreamsOutcomeWaitsForTheDisk) {
   cut();
 }
 
+TEST_F(SessionTest, AStreamThatComesWholeIsSentWholeOnceItIsRecorded) {
+  start(false);
+  net::send_text(client, request_text(true));
+  take_call();
+  wait_until([&] { return ledger->counts().commits == 1; });  // its intent
+  const std::string stream = chunk(usage_event(3, true)) + chunk("data: [DONE]\n\n") + "0\r\n\r\n";
+  gates->write.close();
+  net::send_text(backend_fd, kStreamHead + stream);
+  gates->write.await_someone();
+  EXPECT_TRUE(is_quiet(client)) << "before its bill is recorded";
+  gates->write.open();
+  const std::string reply = read_until(client, "0\r\n\r\n");
+  EXPECT_EQ(reply.substr(0, 13), "HTTP/1.1 200 ");
+  EXPECT_NE(reply.find("word 3"), std::string::npos);
+  EXPECT_TRUE(reply.ends_with("data: [DONE]\n\n\r\n0\r\n\r\n")) << reply;
+  requests_read = 2;
+  net::send_text(client, request_text(true));  // and its connection serves the next
+  EXPECT_NE(read_until(backend_fd, "]").find("POST /v1/chat/completions"), std::string::npos);
+  cut();
+  EXPECT_EQ(ledger->counts().billed, 1u);
+}
+
 // The last figure is told when its turn comes, although no other event does.
 TEST_F(SessionTest, ContinuousStreamsTellTheirProgress) {
   usage = UsagePolicy::kContinuous;

@@ -1,5 +1,7 @@
 // Streamed replies: what arrives in one read leaves in one write, cut only between events. The
-// terminal event and all after it wait until the outcome is durable.
+// terminal event and all after it wait until the outcome is durable. A stream that has come whole
+// before anything of it went out is sent as a plain reply is, all of it after its outcome: one
+// write where there would be two.
 #include <algorithm>
 #include <array>
 #include <optional>
@@ -32,7 +34,14 @@ constexpr Milliseconds kStallInterval{100};  // between two looks at a disk that
 class Outgoing {
  public:
   void add(std::string_view bytes) {
-    if (!bytes.empty()) pieces_.push_back({bytes.data(), 0, bytes.size()});
+    if (bytes.empty()) return;
+    const bool goes_on = !pieces_.empty() && pieces_.back().data != nullptr &&
+                         pieces_.back().data + pieces_.back().size == bytes.data();
+    if (goes_on) {  // as most events do: one part for the kernel, however many there are
+      pieces_.back().size += bytes.size();
+    } else {
+      pieces_.push_back({bytes.data(), 0, bytes.size()});
+    }
   }
   void add_edited(std::string_view text) {
     if (text.empty()) return;
@@ -250,7 +259,8 @@ net::Task<void> StreamRelay::relay_events() {
     const bool is_last = is_holding_ || body_.is_done() || status_ != Status::kMore;
     if (!is_last) progress_.note(reader_->facts(), loop_.now());
     if (!is_last && progress_.is_stalled()) co_await await_disk();
-    co_await send_pieces(covered);
+    const bool is_whole = body_.is_done() && status_ == Status::kMore && !head_.empty();
+    if (!is_whole) co_await send_pieces(covered);  // or send_end() does
     if (is_last) co_return;
     const MonotonicTime deadline = loop_.now() + request_.config->timeout_read;
     status_ = co_await body_.more(std::min(deadline, progress_.due()), kEventBytesMax);
@@ -285,7 +295,7 @@ net::Task<void> StreamRelay::send_end(bool is_recorded) {
   if (request_.evidence.ended_normally && is_recorded) {
     out_.add(held_);
     out_.add(unfinished_);
-    co_await request_.send_to_client(out_.parts("", kLastChunk));
+    co_await request_.send_to_client(out_.parts(head_, kLastChunk));
     co_return;
   }
   request_.is_cut = true;  // no last chunk: the client sees it
@@ -299,7 +309,7 @@ net::Task<void> StreamRelay::send_end(bool is_recorded) {
   const std::string event = error_event(request_.endpoint->dialect, error);
   if (is_event_open_) out_.add("\n\n");        // or it would swallow the error
   if (!exchange_.is_encoded) out_.add(event);  // bytes in plain would be none of its coding
-  co_await request_.send_to_client(out_.parts("", ""));
+  co_await request_.send_to_client(out_.parts(head_, ""));
 }
 
 // The client has its end, so its connection goes; what the backend still says can only settle the
