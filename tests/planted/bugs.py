@@ -185,6 +185,21 @@ BUGS = [
         "  if (is_old && record->origin == Origin::kByHand) {",
         "billing_test LedgerTest.AnEventThatIsTooOldIsWithheld",
     ),
+    # The ledger's own files.
+    Bug(
+        "a torn first segment is another ledger's",
+        RECOVERY,
+        "  if (instance_) {",
+        "  if (instance_ && !found_.empty()) {",
+        "billing_test RecoveryTest.ATornFirstWriteOfAllIsOfNoOtherLedger",
+    ),
+    Bug(
+        "no spare segment ahead",
+        LOG,
+        "spares_.size() < kSparesMin + kSparesAhead ||",
+        "spares_.size() < kSparesMin ||",
+        "billing_test LedgerLogTest.ASpareThatIsLateKeepsNobodyWaiting",
+    ),
     # Ids.
     Bug(
         "id from the client",
