@@ -2,13 +2,17 @@
 #include "api/call.h"
 
 #include <algorithm>
+#include <bitset>
 #include <vector>
 
 #include "api/json_edit.h"
+#include "base/check.h"
 
 namespace llmproxy {
 
 namespace {
+
+constexpr size_t kSpelledNamesMax = 32;
 
 // True if `key` is `name` when case is ignored as Go's encoding/json does it: ASCII letters, and
 // the two other characters that fold into ASCII, U+017F (s) and U+212A (k).
@@ -71,7 +75,8 @@ std::optional<Error> check_spelling(simdjson::dom::object object, std::string_vi
                                     std::span<const std::string_view> names) {
   std::vector<Member> members;
   if (has_escaped_letters(text)) object_members(text, members);
-  std::vector<int> counts(names.size());
+  std::bitset<kSpelledNamesMax> seen;
+  LLMPROXY_CHECK(names.size() <= seen.size());
   size_t index = 0;
   for (const auto [key, value] : object) {
     const bool is_escaped =
@@ -79,15 +84,16 @@ std::optional<Error> check_spelling(simdjson::dom::object object, std::string_vi
     ++index;
     for (size_t i = 0; i < names.size(); ++i) {
       if (key.size() < names[i].size() || !folds_to(key, names[i])) continue;
-      const std::string name = quoted(names[i]);
       if (key != names[i] || is_escaped) {
-        return bad_call(
-            "The member " + name + " must be spelled exactly so: lower case, without escapes.",
-            std::string(names[i]));
+        return bad_call("The member " + quoted(names[i]) +
+                            " must be spelled exactly so: lower case, without escapes.",
+                        std::string(names[i]));
       }
-      if (++counts[i] > 1) {
-        return bad_call("The member " + name + " is there more than once.", std::string(names[i]));
+      if (seen.test(i)) {
+        return bad_call("The member " + quoted(names[i]) + " is there more than once.",
+                        std::string(names[i]));
       }
+      seen.set(i);
     }
   }
   return std::nullopt;

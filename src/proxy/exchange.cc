@@ -46,10 +46,10 @@ std::string call_head(const Request& request, size_t length, bool is_resend) {
   if (!backend.token.empty()) {
     head.append("Authorization: Bearer ").append(backend.token).append("\r\n");
   }
-  fmt::format_to(std::back_inserter(head),
-                 "Content-Type: application/json\r\nContent-Length: {}\r\n"
-                 "Accept-Encoding: identity\r\nX-Request-Id: {}{}\r\n",
-                 length, request.id_hex, is_resend ? "-2" : "");
+  head.append("Content-Type: application/json\r\nContent-Length: ");
+  head.append(fmt::format_int(length).c_str());
+  head.append("\r\nAccept-Encoding: identity\r\nX-Request-Id: ").append(request.id_hex);
+  head.append(is_resend ? "-2\r\n" : "\r\n");
   append_call_headers(head, request.head);
   head.append("\r\n");
   return head;

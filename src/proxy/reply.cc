@@ -98,12 +98,12 @@ std::string error_headers(const Error& error) {
 }  // namespace
 
 void append_status_line(std::string& out, int status) {
-  fmt::format_to(std::back_inserter(out), "HTTP/1.1 {} {}\r\n", status, reason_phrase(status));
-  out += date_header();
+  out.append("HTTP/1.1 ").append(fmt::format_int(status).c_str()).append(" ");
+  out.append(reason_phrase(status)).append("\r\n").append(date_header());
 }
 
 void append_length_and_end(std::string& out, size_t length, bool keeps_alive) {
-  fmt::format_to(std::back_inserter(out), "Content-Length: {}\r\n", length);
+  out.append("Content-Length: ").append(fmt::format_int(length).c_str()).append("\r\n");
   out += keeps_alive ? "\r\n" : "Connection: close\r\n\r\n";
 }
 
