@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <optional>
 #include <vector>
@@ -56,20 +57,41 @@ bool says_something(std::string_view value) {
   return !value.empty() && !value.starts_with("null") && !value.starts_with("\"\"");
 }
 
-// True if some key `"u...`, `"f...` or `"e...` begins at one of the 16 places from `at` on; 17
-// bytes can be read there. One pass for all three keys instead of three (vectors as GCC and clang
-// have them).
-bool may_begin_key(const char* at) {
-  using Bytes = unsigned char __attribute__((vector_size(16)));
-  Bytes here;
-  Bytes next;
-  std::memcpy(&here, at, sizeof here);
-  std::memcpy(&next, at + 1, sizeof next);
+// Sixteen bytes as one value: vectors as GCC and clang have them.
+constexpr size_t kBlock = 16, kWordBytes = sizeof(uint64_t);
+using Block = unsigned char __attribute__((vector_size(kBlock)));
+using Words = std::array<uint64_t, kBlock / kWordBytes>;
+
+Block load(const char* at) {
+  Block block;
+  std::memcpy(&block, at, sizeof block);
+  return block;
+}
+
+Words words_of(Block block) {
+  Words words;
+  static_assert(sizeof words == sizeof block);
+  std::memcpy(words.data(), &block, sizeof words);
+  return words;
+}
+
+// The byte of each place from `at` on is 0xff where a key `"u...`, `"f...` or `"e...` begins, and 0
+// elsewhere; kBlock + 1 bytes can be read there. One pass for all three keys instead of three.
+Block find_keys(const char* at) {
+  const Block here = load(at), next = load(at + 1);
   const auto hits = (here == '"') & ((next == 'u') | (next == 'f') | (next == 'e'));
-  std::array<uint64_t, 2> words;
-  static_assert(sizeof words == sizeof hits);
-  std::memcpy(words.data(), &hits, sizeof words);
-  return (words[0] | words[1]) != 0;
+  Block block;
+  std::memcpy(&block, &hits, sizeof block);
+  return block;
+}
+
+// Takes the first place out of a word that has one.
+size_t take_place(uint64_t& word) {
+  constexpr bool is_little = std::endian::native == std::endian::little;
+  const int bit = is_little ? std::countr_zero(word) : std::countl_zero(word);
+  const size_t place = static_cast<size_t>(bit) / 8;
+  word &= ~(uint64_t{0xff} << (is_little ? place : kWordBytes - 1 - place) * 8);
+  return place;
 }
 
 enum class Content : uint8_t {
@@ -81,30 +103,41 @@ enum class Content : uint8_t {
 // What the key at `at` of `text` is, if it is one of the three.
 Content inspect_key(std::string_view text, size_t at) {
   const std::string_view rest = text.substr(at);
-  for (const std::string_view key : {kUsageKey, kFinishKey, kErrorKey}) {
-    if (!rest.starts_with(key)) continue;
-    if (says_something(value_after(text, at + key.size()))) return Content::kTelling;
-    return key == kUsageKey ? Content::kNullUsage : Content::kPlain;
-  }
-  return Content::kPlain;
+  if (rest.size() < 2) return Content::kPlain;
+  const std::string_view key = rest[1] == 'u' ? kUsageKey : rest[1] == 'f' ? kFinishKey : kErrorKey;
+  if (!rest.starts_with(key)) return Content::kPlain;
+  if (says_something(value_after(text, at + key.size()))) return Content::kTelling;
+  return key == kUsageKey ? Content::kNullUsage : Content::kPlain;
 }
 
 Content inspect(std::string_view text) {
-  constexpr size_t kStep = 16;
   Content content = Content::kPlain;
+  const auto is_telling = [&](size_t at) {
+    const Content key = inspect_key(text, at);
+    if (key != Content::kPlain) content = key;
+    return key == Content::kTelling;
+  };
+  const auto has_telling = [&](Block keys, size_t begin) {
+    for (uint64_t word : words_of(keys)) {
+      while (word != 0) {
+        if (is_telling(begin + take_place(word))) return true;
+      }
+      begin += kWordBytes;
+    }
+    return false;
+  };
+  constexpr size_t kStep = 2 * kBlock;
   size_t at = 0;
-  while (at < text.size()) {
-    const size_t end = at + std::min(kStep, text.size() - at);
-    if (end < text.size() && !may_begin_key(text.data() + at)) {
-      at = end;
-      continue;
-    }
-    for (; at < end; ++at) {
-      if (text[at] != '"') continue;
-      const Content key = inspect_key(text, at);
-      if (key == Content::kTelling) return key;
-      if (key == Content::kNullUsage) content = key;
-    }
+  while (text.size() > kStep && at + 1 < text.size()) {  // the last byte begins no key
+    at = std::min(at, text.size() - kStep - 1);          // the last step sees some bytes again
+    const Block first = find_keys(text.data() + at), second = find_keys(text.data() + at + kBlock);
+    const Words any = words_of(first | second);
+    const bool has_any = (any[0] | any[1]) != 0;  // hardly ever
+    if (has_any && (has_telling(first, at) || has_telling(second, at + kBlock))) return content;
+    at += kStep;
+  }
+  for (; at < text.size(); ++at) {
+    if (text[at] == '"' && is_telling(at)) return content;
   }
   return content;
 }

@@ -642,6 +642,20 @@ TEST(ChatStream, EventsTreatedAlikeMakeOnePiece) {
   EXPECT_EQ(run(golden, in).pieces, (std::vector{Kind::kPass, Kind::kReplace, Kind::kTerminal}));
 }
 
+// Bytes are searched many at once: wherever a key lies among them, it is found.
+TEST(ChatStream, KeysAreSeenWhereverTheyStand) {
+  const std::string figure = R"("usage":{"prompt_tokens":9,"completion_tokens":3})";
+  for (size_t before = 0; before < 80; ++before) {
+    for (size_t after = 0; after < 80; ++after) {
+      const std::string front = R"({"choices":[],"id":")" + std::string(before, 'x') + R"(",)";
+      const std::string text = "data: " + front + figure + std::string(after, ' ') + "}\n\n";
+      const auto reader = read_chat_stream(stream_call(true), kAsk);
+      ASSERT_EQ(reader->next(text).kind, Kind::kPass);
+      ASSERT_EQ(reader->facts().final_figure, (Figure{9, 3})) << before << " " << after;
+    }
+  }
+}
+
 TEST(ChatStream, ACompleteEventIsNeverHeld) {
   const auto reader = read_chat_stream(stream_call(), kAsk);
   const std::string first = chunk(choice("a"));
