@@ -169,7 +169,7 @@ void print_figure(size_t figure, const Sides& sides) {
 
 void run(const std::string& binary, size_t rounds) {
   const Backend backend;
-  Proxy proxy({.binary = binary, .backend_port = backend.port()});
+  Proxy proxy({.binary = binary, .backend_ports = backend.ports()});
   const auto nginx = Peer::start_nginx(backend.port(), kAnyCore);
   const auto haproxy = Peer::start_haproxy(backend.port(), kAnyCore);
   fmt::print(
@@ -185,7 +185,7 @@ void run(const std::string& binary, size_t rounds) {
     sides.push_back(std::make_unique<Side>(std::move(name), port, stream_port, token));
   };
   add("direct", backend.port(), backend.port(), "none");
-  add("proxy", proxy.port(), proxy.port(), proxy.token());
+  add("proxy", proxy.port(), proxy.port(), proxy.tokens()[0]);
   for (const Peer* peer : {nginx.get(), haproxy.get()}) {
     add(peer->name(), peer->port(false), peer->port(true), "none");
   }

@@ -84,13 +84,13 @@ struct Backend::Connection {
   int64_t due = 0;  // of the next event; 0: it is not in due_
 };
 
-Backend::Backend()
-    : listener_(listen_on_any_port(port_)),
-      epoll_(epoll_create1(EPOLL_CLOEXEC)),
-      stop_(eventfd(0, EFD_CLOEXEC)) {
-  for (const int fd : {listener_.get(), stop_.get()}) {
-    epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
-    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) fail_errno("epoll_ctl");
+Backend::Backend(size_t ports)
+    : epoll_(epoll_create1(EPOLL_CLOEXEC)), stop_(eventfd(0, EFD_CLOEXEC)) {
+  watch(stop_.get());
+  while (ports_.size() < ports) {
+    Fd listener = listen_on_any_port(ports_.emplace_back());
+    watch(listener.get());
+    listeners_.emplace(listener.get(), std::move(listener));
   }
   thread_ = std::thread([this] { run(); });
 }
@@ -99,6 +99,11 @@ Backend::~Backend() {
   const uint64_t one = 1;
   [[maybe_unused]] const ssize_t written = write(stop_.get(), &one, sizeof one);
   thread_.join();
+}
+
+void Backend::watch(int fd) {
+  epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) fail_errno("epoll_ctl");
 }
 
 // What fails for one connection ends that one: its reader sees it, and says so.
@@ -124,12 +129,12 @@ void Backend::run() {
     for (int i = 0; i < count; ++i) {
       const int fd = events[static_cast<size_t>(i)].data.fd;
       if (fd == stop_.get()) return;
-      if (fd == listener_.get()) {
-        accept_one();
-        continue;
+      const auto connection = connections_.find(fd);
+      if (connection == connections_.end()) {
+        accept_one(fd);
+      } else {
+        guard(*connection->second, [&] { read(*connection->second); });
       }
-      Connection& connection = *connections_.at(fd);
-      guard(connection, [&] { read(connection); });
     }
     for (const int64_t now = monotonic_ns(); !due_.empty() && due_.begin()->first <= now;) {
       Connection& connection = *connections_.at(due_.begin()->second);
@@ -154,8 +159,8 @@ void Backend::forget_due(Connection& connection) {
   connection.due = 0;
 }
 
-void Backend::accept_one() {
-  const int fd = accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC);
+void Backend::accept_one(int listener) {
+  const int fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
   if (fd < 0) return;
   prepare(fd);
   epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
@@ -185,6 +190,7 @@ void Backend::read(Connection& connection) {
 }
 
 void Backend::answer(Connection& connection, std::string_view body) {
+  body = body.substr(0, kRequestBytesMin);  // all that it says stands at its front
   connection.sequence = number_after(body, "sequence ");
   if (body.find("\"stream\":true") == std::string_view::npos) {
     const auto size = static_cast<size_t>(number_after(body, "body "));

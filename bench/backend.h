@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "wire.h"
 
@@ -18,18 +19,20 @@ int64_t stamp_of(std::string_view event);
 
 class Backend {
  public:
-  Backend();
+  explicit Backend(size_t ports = 1);
   ~Backend();
   Backend(const Backend&) = delete;
   Backend& operator=(const Backend&) = delete;
 
-  uint16_t port() const { return port_; }
+  uint16_t port() const { return ports_[0]; }
+  const std::vector<uint16_t>& ports() const { return ports_; }
 
  private:
   struct Connection;
 
   void run();
-  void accept_one();
+  void watch(int fd);
+  void accept_one(int listener);
   void read(Connection& connection);
   void answer(Connection& connection, std::string_view body);
   void begin_stream(Connection& connection);
@@ -43,8 +46,8 @@ class Backend {
   void forget_due(Connection& connection);
 
   std::map<size_t, std::string> bursts_;  // by events: all of a stream but the last, made once
-  uint16_t port_ = 0;
-  Fd listener_;
+  std::vector<uint16_t> ports_;
+  std::map<int, Fd> listeners_;
   Fd epoll_;
   Fd stop_;
   std::map<int, std::unique_ptr<Connection>> connections_;

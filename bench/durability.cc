@@ -117,7 +117,7 @@ class CopyLoop {
 class CopySide {
  public:
   CopySide(uint16_t backend_port, DiskProbe* probe)
-      : loop_(backend_port, probe), load_(loop_.port(), "none", Ask{}, 1) {}
+      : loop_(backend_port, probe), load_(loop_.port(), {"none"}, Ask{}, 1) {}
   void measure(bool is_counted) {
     Bills bills;
     load_.run(sequence_, bills);
@@ -146,7 +146,7 @@ std::unique_ptr<Side> make_side(const char* name, const Proxy::Options& options)
   side->way.pid = side->proxy->pid();
   for (size_t i = 0; i < kConnections.size(); ++i) {
     side->loads[i] =
-        std::make_unique<Load>(side->proxy->port(), side->proxy->token(), Ask{}, kConnections[i]);
+        std::make_unique<Load>(side->proxy->port(), side->proxy->tokens(), Ask{}, kConnections[i]);
   }
   return side;
 }
@@ -165,11 +165,11 @@ struct Commits {
 void print(const Side& durable, const Side& unsynced, const Commits& commits) {
   for (size_t lane = 0; lane < kConnections.size(); ++lane) {
     const LoadFigures &with = durable.figures[lane], &without = unsynced.figures[lane];
-    fmt::print("\n{} connections: median (min..max) of the rounds\n{:<14} {:>24} {:>24} {:>26}\n",
-               kConnections[lane], "", "durable", "syncs taken away", "ratio");
-    const auto row = [](const char* name, const Samples& one, const Samples& other, int digits) {
-      fmt::print("{:<14} {:>24} {:>24} {:>26}\n", name, spread(one, digits), spread(other, digits),
-                 spread(combine(one, other, std::divides<>()), 2));
+    fmt::print("\n### {} connections\n\n", kConnections[lane]);
+    Table table({"", "durable", "syncs taken away", "ratio"});
+    const auto row = [&](const char* name, const Samples& one, const Samples& other, int digits) {
+      table.add({name, spread(one, digits), spread(other, digits),
+                 spread(combine(one, other, std::divides<>()), 2)});
     };
     row("CPU us/request", with.cpu_us, without.cpu_us, 1);
     row("requests/s", with.rate, without.rate, 0);
@@ -178,20 +178,20 @@ void print(const Side& durable, const Side& unsynced, const Commits& commits) {
   }
   const Samples more = combine(durable.figures.back().latency_us,
                                unsynced.figures.back().latency_us, std::minus<>());
-  fmt::print("\nlatency of 1 connection, us more than without syncs:             {}\n",
-             spread(more, 0));
-  fmt::print("through a loop that copies, us more with one commit of this disk: {}\n",
-             spread(commits.copied_us, 0));
-  fmt::print("such a commit (4 KiB, O_DIRECT and O_DSYNC), one after the other: {}\n",
-             spread(commits.alone_us, 0));
+  fmt::print("\n### What a commit adds to the latency of 1 connection, us\n\n");
+  Table table({"", "median (min..max) of the rounds"});
+  table.add({"the proxy, more than with its syncs taken away", spread(more, 0)});
+  table.add({"a loop that copies, more with one commit (4 KiB, O_DIRECT and O_DSYNC)",
+             spread(commits.copied_us, 0)});
+  table.add({"such commits, one after the other", spread(commits.alone_us, 0)});
 }
 
 void run(const std::string& binary, const std::string& library, size_t rounds) {
-  fmt::print("durability: {}\ncommit {}\n", describe_machine(), describe_commit());
+  fmt::print("## What durability costs\n\n{}; commit {}.\n", describe_machine(), describe_commit());
   pin_to_core(kLoadCore);
   const Backend backend;
   Proxy::Options options{
-      .binary = binary, .backend_port = backend.port(), .threads = 1, .core = kMeasuredCore};
+      .binary = binary, .backend_ports = backend.ports(), .threads = 1, .core = kMeasuredCore};
   const auto durable = make_side("durable", options);
   options.nosync_library = library;
   const auto unsynced = make_side("unsynced", options);

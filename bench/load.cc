@@ -47,8 +47,11 @@ CpuTimes cpu_times(pid_t pid) {
   return times;
 }
 
-Load::Load(uint16_t port, const std::string& token, const Ask& ask, size_t connections)
-    : token_(token), ask_(ask), epoll_(epoll_create1(EPOLL_CLOEXEC)), connections_(connections) {
+Load::Load(uint16_t port, std::vector<std::string> tokens, const Ask& ask, size_t connections)
+    : tokens_(std::move(tokens)),
+      ask_(ask),
+      epoll_(epoll_create1(EPOLL_CLOEXEC)),
+      connections_(connections) {
   for (Connection& connection : connections_) {
     connection.fd = connect_to(port);
     epoll_event event{.events = EPOLLIN, .data = {.ptr = &connection}};
@@ -62,7 +65,8 @@ void Load::send_next(Connection& connection, int64_t& sequence, Bills& bills) {
   connection.reply.reset();
   connection.is_waiting = true;
   ++waiting_;
-  const std::string request = make_request(token_, ask_, ++sequence);
+  const std::string& token = tokens_[static_cast<size_t>(++sequence) % tokens_.size()];
+  const std::string request = make_request(token, ask_, sequence);
   connection.sent_ns = monotonic_ns();
   send_all(connection.fd.get(), request);
   bills.emplace_hint(bills.end(), sequence, ask_.completion_tokens());

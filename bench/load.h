@@ -23,7 +23,8 @@ constexpr std::chrono::milliseconds kBetweenLooks{20};
 // Connections that each send the next request as soon as they have the reply.
 class Load {
  public:
-  Load(uint16_t port, const std::string& token, const Ask& ask, size_t connections);
+  // Each request has the next of the tokens.
+  Load(uint16_t port, std::vector<std::string> tokens, const Ask& ask, size_t connections);
 
   // For kRun. Requests answered, those that were under way at the end of the time included. Notes
   // them in `bills`.
@@ -52,7 +53,7 @@ class Load {
   void serve(int64_t end_ns, OnReply on_reply);
   void check(const ReplyReader& reply) const;
 
-  const std::string token_;
+  const std::vector<std::string> tokens_;
   const Ask ask_;
   Fd epoll_;
   std::vector<Connection> connections_;

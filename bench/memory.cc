@@ -48,7 +48,7 @@ double resident_bytes(pid_t pid) {
 struct Subject {
   pid_t pid;
   uint16_t port;
-  std::string token;
+  std::vector<std::string> tokens;
   std::function<void(const Bills&)> end;
   std::unique_ptr<Proxy> proxy{};
   std::unique_ptr<Peer> peer{};
@@ -60,7 +60,7 @@ struct MemoryFigures {
 };
 
 void ask_once(const Subject& subject, const Ask& ask, int64_t& sequence, Bills& bills) {
-  Load load(subject.port, subject.token, ask, 1);
+  Load load(subject.port, subject.tokens, ask, 1);
   load.begin(sequence, bills);
   load.finish();
 }
@@ -72,7 +72,7 @@ double look_at_idle(const Start& start, size_t connections, double& base) {
   Bills bills;
   ask_once(*subject, Ask{}, sequence, bills);
   base = resident_bytes(subject->pid);
-  Load load(subject->port, subject->token, Ask{}, connections);
+  Load load(subject->port, subject->tokens, Ask{}, connections);
   load.begin(sequence, bills);
   load.finish();
   std::this_thread::sleep_for(kSettle);
@@ -87,7 +87,7 @@ double look_at_streams(const Start& start, size_t connections) {
   Bills bills;
   ask_once(*subject, {.is_stream = true, .events = 2}, sequence, bills);
   const double base = resident_bytes(subject->pid);
-  Load load(subject->port, subject->token, {.is_stream = true, .events = kEvents, .pace = kPace},
+  Load load(subject->port, subject->tokens, {.is_stream = true, .events = kEvents, .pace = kPace},
             connections);
   load.begin(sequence, bills);
   load.serve_until(monotonic_ns() + std::chrono::nanoseconds(kLookAfter).count());
@@ -99,17 +99,17 @@ double look_at_streams(const Start& start, size_t connections) {
 
 std::unique_ptr<Subject> start_proxy(const std::string& binary, uint16_t backend_port) {
   auto proxy = std::make_unique<Proxy>(Proxy::Options{
-      .binary = binary, .backend_port = backend_port, .threads = 1, .core = kMeasuredCore});
+      .binary = binary, .backend_ports = {backend_port}, .threads = 1, .core = kMeasuredCore});
   Proxy& it = *proxy;
   auto end = [&it](const Bills& bills) { it.stop_and_check(bills); };
   return std::make_unique<Subject>(
-      Subject{it.pid(), it.port(), it.token(), std::move(end), std::move(proxy)});
+      Subject{it.pid(), it.port(), it.tokens(), std::move(end), std::move(proxy)});
 }
 
 std::unique_ptr<Subject> start_peer(std::unique_ptr<Peer> peer) {
   Peer& it = *peer;
   return std::make_unique<Subject>(
-      Subject{it.pid(), it.port(true), "none", [](const Bills&) {}, nullptr, std::move(peer)});
+      Subject{it.pid(), it.port(true), {"none"}, [](const Bills&) {}, nullptr, std::move(peer)});
 }
 
 void run(const std::string& binary, const std::vector<size_t>& counts) {

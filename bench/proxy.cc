@@ -3,14 +3,19 @@
 #include "proxy.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <openssl/sha.h>
 #include <sqlite3.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <chrono>
 #include <csignal>
+#include <filesystem>
 #include <functional>
 #include <thread>
+#include <utility>
 
 #include "wire.h"
 
@@ -47,24 +52,77 @@ void query(const std::string& path, const char* sql,
 
 }  // namespace
 
-Proxy::Proxy(const Options& options) {
-  const std::string config = directory_.path() + "/config.toml";
-  write_file(config,
-             fmt::format("port = 0\nthreads = {}\ndata_dir = \"{}\"\n"
-                         "[db]\nuri = \"sqlite://{}\"\n"
-                         "[backends.bench]\nurl = \"http://127.0.0.1:{}\"\ntoken = \"\"\n",
-                         options.threads, directory_.path(), database(), options.backend_port));
-  token_ =
-      output_of({options.binary, "-c", config, "keys", "create", "--user", "bench"}, directory_);
-  if (token_.empty()) throw Failure("`keys create` failed; is this the program? " + options.binary);
+Proxy::Proxy(const Options& options) : options_(options) {
+  const std::string config = this->config();
+  std::string text =
+      fmt::format("port = 0\nthreads = {}\ndata_dir = \"{}\"\n[db]\nuri = \"sqlite://{}\"\n",
+                  options.threads, directory_.path(), database());
+  for (size_t i = 0; i < options.backends; ++i) {
+    text += fmt::format("[backends.bench-{}]\nurl = \"http://127.0.0.1:{}\"\ntoken = \"\"\n", i,
+                        options.backend_ports[i % options.backend_ports.size()]);
+  }
+  write_file(config, text);
+  tokens_.push_back(
+      output_of({options.binary, "-c", config, "keys", "create", "--user", "bench"}, directory_));
+  if (tokens_[0].empty())
+    throw Failure("`keys create` failed; is this the program? " + options.binary);
+  add_keys(options.keys - 1);
+  launch();
+}
+
+void Proxy::launch() {
+  std::filesystem::remove(log());  // of the process before
   std::vector<std::string> variables;
-  if (!options.nosync_library.empty()) {
-    variables = {"LD_PRELOAD=" + options.nosync_library,
+  if (!options_.nosync_library.empty()) {
+    variables = {"LD_PRELOAD=" + options_.nosync_library,
                  "NOSYNC_DIRECTORY=" + directory_.path() + "/ledger"};
   }
-  process_ = std::make_unique<Process>(std::vector<std::string>{options.binary, "-c", config},
-                                       Process::Files{.errors = log()}, options.core, variables);
+  const std::vector<std::string> command{options_.binary, "-c", config()};
+  process_ =
+      std::make_unique<Process>(command, Process::Files{.errors = log()}, options_.core, variables);
   await_port();
+}
+
+void Proxy::kill_and_launch() {
+  process_ = nullptr;
+  port_ = 0;
+  launch();
+}
+
+void Proxy::hold_database() {
+  sqlite3_open(database().c_str(), &holder_);
+  if (sqlite3_exec(holder_, "BEGIN IMMEDIATE", nullptr, nullptr, nullptr) != SQLITE_OK) {
+    throw Failure("holding the database");
+  }
+}
+
+void Proxy::let_database_go() {
+  sqlite3_close(std::exchange(holder_, nullptr));
+}
+
+Proxy::~Proxy() {
+  let_database_go();
+}
+
+// As `keys create` does, in one transaction.
+void Proxy::add_keys(size_t keys) {
+  std::string sql = "BEGIN;";
+  for (size_t i = 0; i < keys; ++i) {
+    const std::string token = fmt::format("sk-bench-{:032}", i);
+    std::array<unsigned char, SHA256_DIGEST_LENGTH> digest;
+    SHA256(reinterpret_cast<const unsigned char*>(token.data()), token.size(), digest.data());
+    sql += fmt::format(
+        "INSERT INTO api_keys SELECT '{:024x}', access_level, '{:02x}', user_id, NULL,"
+        " NULL FROM api_keys LIMIT 1;",
+        i, fmt::join(digest, ""));
+    tokens_.push_back(token);
+  }
+  sqlite3* handle = nullptr;
+  sqlite3_open(database().c_str(), &handle);
+  const int result = sqlite3_exec(handle, (sql + "COMMIT").c_str(), nullptr, nullptr, nullptr);
+  const std::string message = sqlite3_errmsg(handle);
+  sqlite3_close(handle);
+  if (result != SQLITE_OK) throw Failure("adding keys: " + message);
 }
 
 void Proxy::await_port() {

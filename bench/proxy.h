@@ -5,8 +5,11 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "process.h"
+
+struct sqlite3;
 
 namespace llmproxy::bench {
 
@@ -18,28 +21,42 @@ class Proxy {
  public:
   struct Options {
     std::string binary;
-    uint16_t backend_port = 0;
-    unsigned threads = 0;  // 0: as many as cores
+    std::vector<uint16_t> backend_ports{};
+    unsigned threads = 0;           // 0: as many as cores
+    size_t keys = 1, backends = 1;  // models bench-0, bench-1, ..., at the ports in turn
     int core = kAnyCore;
     std::string nosync_library{};  // preloaded: the ledger's writes are not durable then
   };
   explicit Proxy(const Options& options);
+  ~Proxy();
 
   uint16_t port() const { return port_; }
-  const std::string& token() const { return token_; }
+  const std::vector<std::string>& tokens() const { return tokens_; }
   pid_t pid() const { return process_->pid(); }
   int64_t count_bills() const;  // in the database by now
+
+  // Another process on the same files; returns when it listens.
+  void kill_and_launch();
+
+  // Between them nobody writes to the database, and everybody reads.
+  void hold_database();
+  void let_database_go();
 
   // Ends it by SIGTERM. Fails unless it ends well and the database holds exactly `expected`.
   void stop_and_check(const Bills& expected);
 
  private:
+  std::string config() const { return directory_.path() + "/config.toml"; }
   std::string database() const { return directory_.path() + "/bench.db"; }
   std::string log() const { return directory_.path() + "/log"; }
+  void add_keys(size_t keys);
+  void launch();
   void await_port();
 
+  const Options options_;
+  sqlite3* holder_ = nullptr;
   TemporaryDirectory directory_;
-  std::string token_;
+  std::vector<std::string> tokens_;
   std::unique_ptr<Process> process_;
   uint16_t port_ = 0;
 };

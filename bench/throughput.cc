@@ -65,7 +65,7 @@ std::vector<Lane> all_lanes() {
 struct Runner {
   Way way;
   std::function<uint16_t(bool is_stream)> port;
-  std::string token = "none";
+  std::vector<std::string> tokens{"none"};
   std::unique_ptr<Load> load{};
   LoadFigures figures{};
 };
@@ -104,8 +104,8 @@ void run_lane(const Lane& lane, std::vector<std::unique_ptr<Runner>>& runners, c
   std::vector<Runner*> order;
   for (const auto& runner : runners) {
     runner->figures = {};
-    runner->load = std::make_unique<Load>(runner->port(lane.ask.is_stream), runner->token, lane.ask,
-                                          lane.connections);
+    runner->load = std::make_unique<Load>(runner->port(lane.ask.is_stream), runner->tokens,
+                                          lane.ask, lane.connections);
     order.push_back(runner.get());
   }
   for (size_t round = 0; round <= rounds; ++round) {  // the first is to warm up
@@ -126,7 +126,7 @@ void run(const std::string& binary, size_t rounds, std::string_view wanted) {
   pin_to_core(kLoadCore);
   const Backend backend;
   Proxy proxy(
-      {.binary = binary, .backend_port = backend.port(), .threads = 1, .core = kMeasuredCore});
+      {.binary = binary, .backend_ports = backend.ports(), .threads = 1, .core = kMeasuredCore});
   const auto nginx = Peer::start_nginx(backend.port());
   const auto haproxy = Peer::start_haproxy(backend.port());
   fmt::print("## CPU per request\n\n{}; commit {}; {}; {}.\n", describe_machine(),
@@ -138,13 +138,13 @@ void run(const std::string& binary, size_t rounds, std::string_view wanted) {
       rounds, kRun.count(), kMeasuredCore, kLoadCore);
   std::fflush(stdout);
   std::vector<std::unique_ptr<Runner>> runners;
-  const auto add = [&](Way way, auto port, std::string token = "none") {
+  const auto add = [&](Way way, auto port, std::vector<std::string> tokens = {"none"}) {
     runners.push_back(std::make_unique<Runner>(
-        Runner{.way = std::move(way), .port = port, .token = std::move(token)}));
+        Runner{.way = std::move(way), .port = port, .tokens = std::move(tokens)}));
   };
   add({.name = "direct"}, [&](bool) { return backend.port(); });
   add(
-      {.name = "proxy", .pid = proxy.pid()}, [&](bool) { return proxy.port(); }, proxy.token());
+      {.name = "proxy", .pid = proxy.pid()}, [&](bool) { return proxy.port(); }, proxy.tokens());
   for (const Peer* peer : {nginx.get(), haproxy.get()}) {
     add({.name = peer->name(), .pid = peer->pid()},
         [peer](bool is_stream) { return peer->port(is_stream); });

@@ -96,13 +96,14 @@ int64_t Ask::completion_tokens() const {
 }
 
 std::string make_request(std::string_view token, const Ask& ask, int64_t sequence) {
-  std::string body = fmt::format(
-      R"({{"model":"bench","stream":{}{},"messages":[{{"role":"user","content":)"
-      R"("sequence {} body {} events {} pace {} )",
-      ask.is_stream, ask.asks_usage ? R"(,"stream_options":{"include_usage":true})" : "", sequence,
-      ask.body_bytes, ask.events, ask.pace.count());
+  std::string body =
+      fmt::format(R"({{"model":"bench-{}","stream":{}{},"messages":[{{"role":"user","content":)"
+                  R"("sequence {} body {} events {} pace {} )",
+                  static_cast<size_t>(sequence) % ask.models, ask.is_stream,
+                  ask.asks_usage ? R"(,"stream_options":{"include_usage":true})" : "", sequence,
+                  ask.body_bytes, ask.events, ask.pace.count());
   constexpr std::string_view kEnd = R"("}]})";
-  body.append(kRequestBodyBytes - body.size() - kEnd.size(), 'x').append(kEnd);
+  body.append(ask.request_bytes - body.size() - kEnd.size(), 'x').append(kEnd);
   return fmt::format(
       "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {}\r\n"
       "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",

@@ -12,7 +12,7 @@
 
 namespace llmproxy::bench {
 
-constexpr size_t kRequestBodyBytes = 1024;
+constexpr size_t kRequestBodyBytes = 1024, kRequestBytesMin = 256;
 constexpr size_t kPlainBodyBytes = 700;
 constexpr size_t kEventBytes = 215;
 
@@ -51,6 +51,8 @@ void send_all(int fd, std::string_view bytes);
 
 // What a request asks of the backend, by words in its prompt.
 struct Ask {
+  size_t request_bytes = kRequestBodyBytes;  // of its body, at least kRequestBytesMin
+  size_t models = 1;                         // asked for in turn: bench-0, bench-1, ...
   bool is_stream = false;
   size_t body_bytes = kPlainBodyBytes;  // of a plain reply
   size_t events = 64;                   // of a stream, the one with finish_reason included
@@ -61,7 +63,7 @@ struct Ask {
 };
 constexpr int64_t kPlainCompletionTokens = 17;
 
-// A chat completion of kRequestBodyBytes. The backend reports `sequence` as its prompt tokens, so
+// A chat completion. The backend reports `sequence` as its prompt tokens, so
 // that each request has a bill of its own.
 std::string make_request(std::string_view token, const Ask& ask, int64_t sequence);
 
