@@ -170,8 +170,8 @@ void print_figure(size_t figure, const Sides& sides) {
 void run(const std::string& binary, size_t rounds) {
   const Backend backend;
   Proxy proxy({.binary = binary, .backend_ports = backend.ports()});
-  const auto nginx = Peer::start_nginx(backend.port(), kAnyCore);
-  const auto haproxy = Peer::start_haproxy(backend.port(), kAnyCore);
+  const auto nginx = Peer::start_nginx(backend.port(), false, kAnyCore);
+  const auto haproxy = Peer::start_haproxy(backend.port(), false, kAnyCore);
   fmt::print(
       "## Added latency\n\n{}; commit {}.\n"
       "{} rounds, in each {} plain replies of {} B and {} streams of {} events of {} B, one every "

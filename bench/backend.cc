@@ -2,6 +2,7 @@
 #include "backend.h"
 
 #include <fmt/format.h>
+#include <openssl/ssl.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -51,7 +52,7 @@ std::string make_usage_event(int64_t prompt, int64_t completion) {
       make_usage(prompt, completion));
 }
 
-std::string make_plain_reply(int64_t prompt, size_t size) {
+std::string make_plain_reply(int64_t prompt, size_t size, bool closes) {
   std::string body =
       R"({"id":"chatcmpl-bench","object":"chat.completion","created":0,"model":"bench",)"
       R"("choices":[{"index":0,"message":{"role":"assistant","content":")";
@@ -59,8 +60,27 @@ std::string make_plain_reply(int64_t prompt, size_t size) {
                                       make_usage(prompt, kPlainCompletionTokens));
   body.append(size - body.size() - end.size(), 'x').append(end);
   return fmt::format(
-      "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",
-      body.size(), body);
+      "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{}\r\n{}",
+      body.size(), closes ? "Connection: close\r\n" : "", body);
+}
+
+// With a certificate that nobody signed but itself.
+SSL_CTX* make_tls() {
+  constexpr long kDaySeconds = 86'400;
+  EVP_PKEY* const key = EVP_EC_gen("P-256");
+  X509* const certificate = X509_new();
+  X509_gmtime_adj(X509_getm_notBefore(certificate), -kDaySeconds);
+  X509_gmtime_adj(X509_getm_notAfter(certificate), kDaySeconds);
+  X509_set_pubkey(certificate, key);
+  X509_sign(certificate, key, EVP_sha256());
+  SSL_CTX* const context = SSL_CTX_new(TLS_server_method());
+  const bool is_made = SSL_CTX_use_certificate(context, certificate) == 1 &&
+                       SSL_CTX_use_PrivateKey(context, key) == 1;
+  SSL_CTX_clear_mode(context, SSL_MODE_AUTO_RETRY);  // or a read waits for what may never come
+  X509_free(certificate);
+  EVP_PKEY_free(key);
+  if (!is_made) throw Failure("no TLS context can be made");
+  return context;
 }
 
 }  // namespace
@@ -76,16 +96,29 @@ int64_t stamp_of(std::string_view event) {
 
 struct Backend::Connection {
   explicit Connection(int descriptor) : fd(descriptor) {}
+  ~Connection() { SSL_free(ssl); }
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  void send(std::string_view bytes) const {
+    if (ssl == nullptr) return send_all(fd.get(), bytes);
+    if (SSL_write(ssl, bytes.data(), static_cast<int>(bytes.size())) <= 0) throw Failure("TLS");
+  }
+
   Fd fd;
+  SSL* ssl = nullptr;
   std::string input;
-  Ask ask;  // of the stream under way
+  bool is_closing = false;  // it has said so: what comes is the other side's end
+  Ask ask;                  // of the stream under way
   int64_t sequence = 0;
   size_t events_left = 0;
   int64_t due = 0;  // of the next event; 0: it is not in due_
 };
 
-Backend::Backend(size_t ports)
-    : epoll_(epoll_create1(EPOLL_CLOEXEC)), stop_(eventfd(0, EFD_CLOEXEC)) {
+Backend::Backend(size_t ports, bool is_tls)
+    : tls_(is_tls ? make_tls() : nullptr),
+      epoll_(epoll_create1(EPOLL_CLOEXEC)),
+      stop_(eventfd(0, EFD_CLOEXEC)) {
   watch(stop_.get());
   while (ports_.size() < ports) {
     Fd listener = listen_on_any_port(ports_.emplace_back());
@@ -99,6 +132,8 @@ Backend::~Backend() {
   const uint64_t one = 1;
   [[maybe_unused]] const ssize_t written = write(stop_.get(), &one, sizeof one);
   thread_.join();
+  connections_.clear();
+  SSL_CTX_free(tls_);
 }
 
 void Backend::watch(int fd) {
@@ -164,20 +199,42 @@ void Backend::accept_one(int listener) {
   if (fd < 0) return;
   prepare(fd);
   epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
-  connections_[fd] = std::make_unique<Connection>(fd);
-  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) connections_.erase(fd);
+  auto connection = std::make_unique<Connection>(fd);
+  if (tls_ != nullptr) {
+    connection->ssl = SSL_new(tls_);
+    SSL_set_fd(connection->ssl, fd);
+    if (SSL_accept(connection->ssl) != 1) return;
+  }
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) return;
+  connections_[fd] = std::move(connection);
+}
+
+// False at the end of the connection.
+bool Backend::read_some(Connection& connection) {
+  std::array<char, kReadBytes> bytes;
+  if (connection.ssl == nullptr) {
+    const ssize_t count = recv(connection.fd.get(), bytes.data(), bytes.size(), 0);
+    if (count > 0) connection.input.append(bytes.data(), static_cast<size_t>(count));
+    return count > 0;
+  }
+  const int count = SSL_read(connection.ssl, bytes.data(), static_cast<int>(bytes.size()));
+  if (count > 0) connection.input.append(bytes.data(), static_cast<size_t>(count));
+  return count > 0 || SSL_get_error(connection.ssl, count) == SSL_ERROR_WANT_READ;
 }
 
 void Backend::read(Connection& connection) {
-  std::array<char, kReadBytes> bytes;
-  const ssize_t count = recv(connection.fd.get(), bytes.data(), bytes.size(), 0);
-  if (count <= 0) {
-    forget_due(connection);
-    connections_.erase(connection.fd.get());
-    return;
-  }
+  do {
+    if (!read_some(connection) || connection.is_closing) {
+      forget_due(connection);
+      connections_.erase(connection.fd.get());
+      return;
+    }
+  } while (connection.ssl != nullptr && SSL_pending(connection.ssl) > 0);
+  take_request(connection);
+}
+
+void Backend::take_request(Connection& connection) {
   std::string& input = connection.input;
-  input.append(bytes.data(), static_cast<size_t>(count));
   const size_t end = input.find("\r\n\r\n");
   if (end == std::string::npos) return;
   const std::string_view text = input;
@@ -194,7 +251,11 @@ void Backend::answer(Connection& connection, std::string_view body) {
   connection.sequence = number_after(body, "sequence ");
   if (body.find("\"stream\":true") == std::string_view::npos) {
     const auto size = static_cast<size_t>(number_after(body, "body "));
-    send_all(connection.fd.get(), make_plain_reply(connection.sequence, size));
+    connection.is_closing = number_after(body, "closes ") == 1;
+    connection.send(make_plain_reply(connection.sequence, size, connection.is_closing));
+    if (!connection.is_closing) return;
+    if (connection.ssl != nullptr) SSL_shutdown(connection.ssl);
+    shutdown(connection.fd.get(), SHUT_WR);
     return;
   }
   Ask& ask = connection.ask;
@@ -221,14 +282,14 @@ void Backend::begin_stream(Connection& connection) {
     connection.events_left = 1;
   }
   append_event(connection, out);
-  send_all(connection.fd.get(), out);
+  connection.send(out);
   set_due(connection, monotonic_ns() + std::chrono::nanoseconds(connection.ask.pace).count());
 }
 
 void Backend::write_next(Connection& connection) {
   std::string out;
   append_event(connection, out);
-  send_all(connection.fd.get(), out);
+  connection.send(out);
   set_due(connection, connection.due + std::chrono::nanoseconds(connection.ask.pace).count());
 }
 

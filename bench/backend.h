@@ -12,6 +12,8 @@
 
 #include "wire.h"
 
+struct ssl_ctx_st;
+
 namespace llmproxy::bench {
 
 // The monotonic nanoseconds of an event; 0 if it carries none (usage, [DONE]).
@@ -19,7 +21,8 @@ int64_t stamp_of(std::string_view event);
 
 class Backend {
  public:
-  explicit Backend(size_t ports = 1);
+  // With TLS its certificate is nobody's.
+  explicit Backend(size_t ports = 1, bool is_tls = false);
   ~Backend();
   Backend(const Backend&) = delete;
   Backend& operator=(const Backend&) = delete;
@@ -34,6 +37,8 @@ class Backend {
   void watch(int fd);
   void accept_one(int listener);
   void read(Connection& connection);
+  static bool read_some(Connection& connection);
+  void take_request(Connection& connection);
   void answer(Connection& connection, std::string_view body);
   void begin_stream(Connection& connection);
   void write_next(Connection& connection);
@@ -46,6 +51,7 @@ class Backend {
   void forget_due(Connection& connection);
 
   std::map<size_t, std::string> bursts_;  // by events: all of a stream but the last, made once
+  ssl_ctx_st* tls_ = nullptr;             // null: none
   std::vector<uint16_t> ports_;
   std::map<int, Fd> listeners_;
   Fd epoll_;

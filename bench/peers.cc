@@ -49,12 +49,13 @@ void Peer::launch(const std::vector<std::string>& command, int core) {
   throw Failure(fmt::format("{} did not start:\n{}", name_, read_file(errors)));
 }
 
-std::unique_ptr<Peer> Peer::start_nginx(uint16_t backend_port, int core) {
+std::unique_ptr<Peer> Peer::start_nginx(uint16_t backend_port, bool is_tls, int core) {
   std::unique_ptr<Peer> peer(new Peer("nginx", version_of({"nginx", "-v"})));
   const std::string directory = peer->directory_.path();
-  const std::string forward =
-      "location / { proxy_pass http://bench; proxy_http_version 1.1;"
-      " proxy_set_header Connection \"\"; }";
+  const std::string forward = fmt::format(
+      "location / {{ proxy_pass {}://bench; proxy_http_version 1.1;"
+      " proxy_set_header Connection \"\"; }}",
+      is_tls ? "https" : "http");
   write_file(directory + "/nginx.conf",
              fmt::format(R"(daemon off; worker_processes 1; pid {0}/pid;
 events {{ worker_connections {5}; }}
@@ -73,7 +74,7 @@ http {{
   return peer;
 }
 
-std::unique_ptr<Peer> Peer::start_haproxy(uint16_t backend_port, int core) {
+std::unique_ptr<Peer> Peer::start_haproxy(uint16_t backend_port, bool is_tls, int core) {
   std::unique_ptr<Peer> peer(new Peer("haproxy", version_of({"haproxy", "-v"})));
   const std::string path = peer->directory_.path() + "/haproxy.cfg";
   write_file(path, fmt::format(R"(global
@@ -93,12 +94,13 @@ frontend stream
   option http-no-delay
   default_backend streaming_model
 backend model
-  server one 127.0.0.1:{0}
+  server one 127.0.0.1:{0}{4}
 backend streaming_model
   option http-no-delay
-  server one 127.0.0.1:{0}
+  server one 127.0.0.1:{0}{4}
 )",
-                               backend_port, peer->port_, peer->stream_port_, connections_max()));
+                               backend_port, peer->port_, peer->stream_port_, connections_max(),
+                               is_tls ? " ssl verify none" : ""));
   peer->launch({"haproxy", "-db", "-f", path}, core);
   return peer;
 }

@@ -14,9 +14,11 @@ namespace llmproxy::bench {
 
 class Peer {
  public:
-  // Listening already.
-  static std::unique_ptr<Peer> start_nginx(uint16_t backend_port, int core = kMeasuredCore);
-  static std::unique_ptr<Peer> start_haproxy(uint16_t backend_port, int core = kMeasuredCore);
+  // Listening already. `is_tls`: to the backend, whose certificate is not checked.
+  static std::unique_ptr<Peer> start_nginx(uint16_t backend_port, bool is_tls = false,
+                                           int core = kMeasuredCore);
+  static std::unique_ptr<Peer> start_haproxy(uint16_t backend_port, bool is_tls = false,
+                                             int core = kMeasuredCore);
 
   const std::string& name() const { return name_; }
   const std::string& version() const { return version_; }

@@ -58,8 +58,9 @@ Proxy::Proxy(const Options& options) : options_(options) {
       fmt::format("port = 0\nthreads = {}\ndata_dir = \"{}\"\n[db]\nuri = \"sqlite://{}\"\n",
                   options.threads, directory_.path(), database());
   for (size_t i = 0; i < options.backends; ++i) {
-    text += fmt::format("[backends.bench-{}]\nurl = \"http://127.0.0.1:{}\"\ntoken = \"\"\n", i,
-                        options.backend_ports[i % options.backend_ports.size()]);
+    text += fmt::format(
+        "[backends.bench-{}]\nurl = \"{}://127.0.0.1:{}\"\nverify_ssl = false\ntoken = \"\"\n", i,
+        options.is_tls ? "https" : "http", options.backend_ports[i % options.backend_ports.size()]);
   }
   write_file(config, text);
   tokens_.push_back(

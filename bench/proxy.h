@@ -24,6 +24,7 @@ class Proxy {
     std::vector<uint16_t> backend_ports{};
     unsigned threads = 0;           // 0: as many as cores
     size_t keys = 1, backends = 1;  // models bench-0, bench-1, ..., at the ports in turn
+    bool is_tls = false;            // to the backends
     int core = kAnyCore;
     std::string nosync_library{};  // preloaded: the ledger's writes are not durable then
   };

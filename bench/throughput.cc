@@ -61,6 +61,20 @@ std::vector<Lane> all_lanes() {
   return lanes;
 }
 
+// To a backend with TLS; direct ones go to one without.
+std::vector<Lane> tls_lanes() {
+  constexpr size_t kEach = 64;
+  std::vector<Lane> lanes;
+  for (const bool closes : {false, true}) {
+    lanes.push_back(
+        {fmt::format("TLS, JSON, replies of 1024 B, {} connections, those to the backend {}", kEach,
+                     closes ? "resumed for each" : "kept"),
+         {.body_bytes = 1'024, .closes = closes},
+         kEach});
+  }
+  return lanes;
+}
+
 // A way, with its load and its figures in the lane under way.
 struct Runner {
   Way way;
@@ -104,8 +118,10 @@ void run_lane(const Lane& lane, std::vector<std::unique_ptr<Runner>>& runners, c
   std::vector<Runner*> order;
   for (const auto& runner : runners) {
     runner->figures = {};
-    runner->load = std::make_unique<Load>(runner->port(lane.ask.is_stream), runner->tokens,
-                                          lane.ask, lane.connections);
+    Ask ask = lane.ask;
+    ask.closes &= runner->way.pid != 0;  // the load keeps its own connections
+    runner->load =
+        std::make_unique<Load>(runner->port(ask.is_stream), runner->tokens, ask, lane.connections);
     order.push_back(runner.get());
   }
   for (size_t round = 0; round <= rounds; ++round) {  // the first is to warm up
@@ -120,23 +136,19 @@ void run_lane(const Lane& lane, std::vector<std::unique_ptr<Runner>>& runners, c
   print_lane(lane, runners);
 }
 
-void run(const std::string& binary, size_t rounds, std::string_view wanted) {
-  if (std::thread::hardware_concurrency() < 2) throw Failure("needs two cores");
-  raise_open_files_limit();
-  pin_to_core(kLoadCore);
-  const Backend backend;
-  Proxy proxy(
-      {.binary = binary, .backend_ports = backend.ports(), .threads = 1, .core = kMeasuredCore});
-  const auto nginx = Peer::start_nginx(backend.port());
-  const auto haproxy = Peer::start_haproxy(backend.port());
-  fmt::print("## CPU per request\n\n{}; commit {}; {}; {}.\n", describe_machine(),
-             describe_commit(), nginx->version(), haproxy->version());
-  fmt::print(
-      "{} rounds, runs of {} ms, median (min..max); measured on core {}, load and backend on core "
-      "{}.\nThe proxy's ledger is durable, its key cache warm, its log a file; events go into "
-      "SQLite.\n",
-      rounds, kRun.count(), kMeasuredCore, kLoadCore);
-  std::fflush(stdout);
+// On processes of their own.
+size_t run_lanes(const std::vector<Lane>& lanes, bool is_tls, const std::string& binary,
+                 size_t rounds) {
+  if (lanes.empty()) return 0;
+  const Backend backend, tls_backend(1, true);
+  const Backend& target = is_tls ? tls_backend : backend;
+  Proxy proxy({.binary = binary,
+               .backend_ports = target.ports(),
+               .threads = 1,
+               .is_tls = is_tls,
+               .core = kMeasuredCore});
+  const auto nginx = Peer::start_nginx(target.port(), is_tls);
+  const auto haproxy = Peer::start_haproxy(target.port(), is_tls);
   std::vector<std::unique_ptr<Runner>> runners;
   const auto add = [&](Way way, auto port, std::vector<std::string> tokens = {"none"}) {
     runners.push_back(std::make_unique<Runner>(
@@ -149,13 +161,33 @@ void run(const std::string& binary, size_t rounds, std::string_view wanted) {
     add({.name = peer->name(), .pid = peer->pid()},
         [peer](bool is_stream) { return peer->port(is_stream); });
   }
-  for (const Lane& lane : all_lanes()) {
-    if (lane.title.find(wanted) != std::string::npos) run_lane(lane, runners, proxy, rounds);
+  for (const Lane& lane : lanes) run_lane(lane, runners, proxy, rounds);
+  proxy.stop_and_check(runners[1]->way.bills);
+  return runners[1]->way.bills.size();
+}
+
+std::vector<Lane> pick(const std::vector<Lane>& lanes, std::string_view wanted) {
+  std::vector<Lane> picked;
+  for (const Lane& lane : lanes) {
+    if (lane.title.find(wanted) != std::string::npos) picked.push_back(lane);
   }
-  const Bills& bills = runners[1]->way.bills;
-  proxy.stop_and_check(bills);
-  fmt::print("\n{} requests through the proxy, {} bills, each count right.\n", bills.size(),
-             bills.size());
+  return picked;
+}
+
+void run(const std::string& binary, size_t rounds, std::string_view wanted) {
+  if (std::thread::hardware_concurrency() < 2) throw Failure("needs two cores");
+  raise_open_files_limit();
+  pin_to_core(kLoadCore);
+  fmt::print("## CPU per request\n\n{}; commit {}.\n", describe_machine(), describe_commit());
+  fmt::print(
+      "{} rounds, runs of {} ms, median (min..max); measured on core {}, load and backend on core "
+      "{}.\nThe proxy's ledger is durable, its key cache warm, its log a file; events go into "
+      "SQLite.\n",
+      rounds, kRun.count(), kMeasuredCore, kLoadCore);
+  std::fflush(stdout);
+  const size_t requests = run_lanes(pick(all_lanes(), wanted), false, binary, rounds) +
+                          run_lanes(pick(tls_lanes(), wanted), true, binary, rounds);
+  fmt::print("\n{} requests through the proxy, {} bills, each count right.\n", requests, requests);
 }
 
 }  // namespace

@@ -58,6 +58,7 @@ struct Ask {
   size_t events = 64;                   // of a stream, the one with finish_reason included
   std::chrono::microseconds pace{};  // from one event to the next; 0: the whole stream in one write
   bool asks_usage = false;           // the client asks for the usage of a stream
+  bool closes = false;               // the backend closes its connection after a plain reply
 
   int64_t completion_tokens() const;  // that its bill must have
 };
