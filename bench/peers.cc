@@ -54,7 +54,7 @@ std::unique_ptr<Peer> Peer::start_nginx(uint16_t backend_port, bool is_tls, int 
   const std::string directory = peer->directory_.path();
   const std::string forward = fmt::format(
       "location / {{ proxy_pass {}://bench; proxy_http_version 1.1;"
-      " proxy_set_header Connection \"\"; }}",
+      " proxy_set_header Connection \"\"; proxy_ssl_protocols TLSv1.2 TLSv1.3; }}",
       is_tls ? "https" : "http");
   write_file(directory + "/nginx.conf",
              fmt::format(R"(daemon off; worker_processes 1; pid {0}/pid;
