@@ -448,6 +448,20 @@ TEST_F(SessionTest, AStreamsOutcomeWaitsForTheDisk) {
   cut();
 }
 
+TEST_F(SessionTest, NothingOfAStreamIsSentBeforeItsIntentIsRecorded) {
+  start(false);
+  gates->write.close();
+  net::send_text(client, request_text(true));
+  take_call();
+  net::send_text(backend_fd, kStreamHead + chunk(usage_event(1)));
+  gates->write.await_someone();
+  EXPECT_TRUE(is_quiet(client));
+  gates->write.open();
+  EXPECT_NE(read_until(client, "\n\n").find("word 1"), std::string::npos);
+  cut();
+  EXPECT_EQ(ledger->counts().unresolved, 1u);
+}
+
 TEST_F(SessionTest, AStreamThatComesWholeIsSentWholeOnceItIsRecorded) {
   start(false);
   net::send_text(client, request_text(true));

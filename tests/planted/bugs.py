@@ -50,7 +50,7 @@ BUGS = [
         "src/proxy/request.cc",
         "  const bool is_recorded = co_await request.intent->is_durable();  // I1\n",
         "  const bool is_recorded = true;\n",
-        "pytest tests/test_durability.py",
+        "proxy_test SessionTest.NothingOfAStreamIsSentBeforeItsIntentIsRecorded",
     ),
     Bug(
         "end before the outcome",
