@@ -247,7 +247,8 @@ void Backend::take_request(Connection& connection) {
 }
 
 void Backend::answer(Connection& connection, std::string_view body) {
-  body = body.substr(0, kRequestBytesMin);  // all that it says stands at its front
+  const std::string_view whole = body;
+  body = body.substr(0, kRequestBytesMin);  // all that the load says stands at its front
   connection.sequence = number_after(body, "sequence ");
   if (body.find("\"stream\":true") == std::string_view::npos) {
     const auto size = static_cast<size_t>(number_after(body, "body "));
@@ -262,7 +263,8 @@ void Backend::answer(Connection& connection, std::string_view body) {
   ask.is_stream = true;
   ask.events = static_cast<size_t>(number_after(body, "events "));
   ask.pace = std::chrono::microseconds(number_after(body, "pace "));
-  ask.asks_usage = body.find("include_usage") != std::string_view::npos;
+  ask.asks_usage =
+      whole.find("include_usage") != std::string_view::npos;  // a proxy adds it anywhere
   begin_stream(connection);
 }
 
