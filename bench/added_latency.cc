@@ -6,10 +6,7 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cstdio>
-#include <cstdlib>
-#include <exception>
 #include <functional>
 #include <memory>
 #include <string_view>
@@ -210,20 +207,10 @@ void run(const std::string& binary, size_t rounds) {
 
 int main(int argc, char** argv) {
   using namespace llmproxy::bench;
-  size_t rounds = kRoundsDefault;
-  if (argc == 3) {
-    const std::string_view text = argv[2];
-    std::from_chars(text.data(), text.data() + text.size(), rounds);
-  }
+  const size_t rounds = argc > 2 ? number_of(argv[2]) : kRoundsDefault;
   if (argc < 2 || argc > 3 || rounds < kRoundsMin) {
     fmt::print(stderr, "usage: added_latency BINARY [ROUNDS], at least {} rounds\n", kRoundsMin);
     return 64;
   }
-  try {
-    run(argv[1], rounds);
-  } catch (const std::exception& failure) {
-    fmt::print(stderr, "added_latency: {}\n", failure.what());
-    return EXIT_FAILURE;
-  }
-  return EXIT_SUCCESS;
+  return run_program("added_latency", [&] { run(argv[1], rounds); });
 }

@@ -10,10 +10,7 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cstdio>
-#include <cstdlib>
-#include <exception>
 #include <functional>
 #include <memory>
 #include <string_view>
@@ -225,20 +222,10 @@ void run(const std::string& binary, const std::string& library, size_t rounds) {
 
 int main(int argc, char** argv) {
   using namespace llmproxy::bench;
-  size_t rounds = kRoundsDefault;
-  if (argc == 4) {
-    const std::string_view text = argv[3];
-    std::from_chars(text.data(), text.data() + text.size(), rounds);
-  }
+  const size_t rounds = argc > 3 ? number_of(argv[3]) : kRoundsDefault;
   if (argc < 3 || argc > 4 || rounds == 0) {
     fmt::print(stderr, "usage: durability BINARY NOSYNC_LIBRARY [ROUNDS]\n");
     return 64;
   }
-  try {
-    run(argv[1], argv[2], rounds);
-  } catch (const std::exception& failure) {
-    fmt::print(stderr, "durability: {}\n", failure.what());
-    return EXIT_FAILURE;
-  }
-  return EXIT_SUCCESS;
+  return run_program("durability", [&] { run(argv[1], argv[2], rounds); });
 }

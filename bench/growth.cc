@@ -4,10 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
-#include <cstdlib>
-#include <exception>
 #include <memory>
 #include <string_view>
 #include <vector>
@@ -124,20 +121,10 @@ void run(const std::string& binary, size_t rounds) {
 
 int main(int argc, char** argv) {
   using namespace llmproxy::bench;
-  size_t rounds = kRoundsDefault;
-  if (argc == 3) {
-    const std::string_view text = argv[2];
-    std::from_chars(text.data(), text.data() + text.size(), rounds);
-  }
+  const size_t rounds = argc > 2 ? number_of(argv[2]) : kRoundsDefault;
   if (argc < 2 || argc > 3 || rounds == 0) {
     fmt::print(stderr, "usage: growth BINARY [ROUNDS]\n");
     return 64;
   }
-  try {
-    run(argv[1], rounds);
-  } catch (const std::exception& failure) {
-    fmt::print(stderr, "growth: {}\n", failure.what());
-    return EXIT_FAILURE;
-  }
-  return EXIT_SUCCESS;
+  return run_program("growth", [&] { run(argv[1], rounds); });
 }

@@ -3,10 +3,7 @@
 // by figures. memory BINARY [CONNECTIONS...]
 #include <fmt/format.h>
 
-#include <charconv>
 #include <cstdio>
-#include <cstdlib>
-#include <exception>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -146,21 +143,11 @@ void run(const std::string& binary, const std::vector<size_t>& counts) {
 int main(int argc, char** argv) {
   using namespace llmproxy::bench;
   std::vector<size_t> counts;
-  for (int i = 2; i < argc; ++i) {
-    const std::string_view text = argv[i];
-    size_t count = 0;
-    std::from_chars(text.data(), text.data() + text.size(), count);
-    counts.push_back(count);
-  }
+  for (int i = 2; i < argc; ++i) counts.push_back(number_of(argv[i]));
   if (argc < 2 || std::ranges::count(counts, 0u) > 0) {
     fmt::print(stderr, "usage: memory BINARY [CONNECTIONS...]\n");
     return 64;
   }
-  try {
-    run(argv[1], counts.empty() ? std::vector<size_t>{1'000, 5'000, 10'000} : counts);
-  } catch (const std::exception& failure) {
-    fmt::print(stderr, "memory: {}\n", failure.what());
-    return EXIT_FAILURE;
-  }
-  return EXIT_SUCCESS;
+  if (counts.empty()) counts = {1'000, 5'000, 10'000};
+  return run_program("memory", [&] { run(argv[1], counts); });
 }

@@ -10,8 +10,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -53,6 +58,23 @@ TemporaryDirectory::TemporaryDirectory()
 TemporaryDirectory::~TemporaryDirectory() {
   std::error_code ignored;
   std::filesystem::remove_all(path_, ignored);
+}
+
+int run_program(const char* name, const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const std::exception& failure) {
+    fmt::print(stderr, "{}: {}\n", name, failure.what());
+    return EXIT_FAILURE;
+  }
+  return EXIT_SUCCESS;
+}
+
+size_t number_of(const char* text) {
+  size_t number = 0;
+  const char* const end = text + std::strlen(text);
+  const std::from_chars_result read = std::from_chars(text, end, number);
+  return read.ec == std::errc() && read.ptr == end ? number : 0;
 }
 
 void write_file(const std::string& path, const std::string& text) {

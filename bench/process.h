@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,10 @@ class TemporaryDirectory {
  private:
   std::string path_;
 };
+
+// The exit status of a program that is `body`: what it throws is told on stderr.
+int run_program(const char* name, const std::function<void()>& body);
+size_t number_of(const char* text);  // a whole number of the command line; 0 for what is none
 
 void write_file(const std::string& path, const std::string& text);
 std::string read_file(const std::string& path);  // "" if there is none

@@ -3,10 +3,7 @@
 // do not add up, never by time. start BINARY [EVENTS]
 #include <fmt/format.h>
 
-#include <charconv>
 #include <cstdio>
-#include <cstdlib>
-#include <exception>
 #include <string_view>
 
 #include "backend.h"
@@ -18,7 +15,7 @@ namespace {
 constexpr size_t kRounds = 9;
 constexpr size_t kBackends = 10'000;
 constexpr size_t kConnections = 256;  // that make the backlog
-constexpr int64_t kEventsDefault = 1'000'000;
+constexpr size_t kEventsDefault = 1'000'000;
 
 // Milliseconds from a kill to the first answer of the next process.
 double start_ms(Proxy& proxy, int64_t& sequence, Bills& bills) {
@@ -72,20 +69,10 @@ void run(const std::string& binary, int64_t events) {
 
 int main(int argc, char** argv) {
   using namespace llmproxy::bench;
-  int64_t events = kEventsDefault;
-  if (argc == 3) {
-    const std::string_view text = argv[2];
-    std::from_chars(text.data(), text.data() + text.size(), events);
-  }
-  if (argc < 2 || argc > 3 || events <= 0) {
+  const size_t events = argc > 2 ? number_of(argv[2]) : kEventsDefault;
+  if (argc < 2 || argc > 3 || events == 0) {
     fmt::print(stderr, "usage: start BINARY [EVENTS]\n");
     return 64;
   }
-  try {
-    run(argv[1], events);
-  } catch (const std::exception& failure) {
-    fmt::print(stderr, "start: {}\n", failure.what());
-    return EXIT_FAILURE;
-  }
-  return EXIT_SUCCESS;
+  return run_program("start", [&] { run(argv[1], static_cast<int64_t>(events)); });
 }

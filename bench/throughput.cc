@@ -5,10 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
-#include <cstdlib>
-#include <exception>
 #include <functional>
 #include <memory>
 #include <string_view>
@@ -195,20 +192,10 @@ void run(const std::string& binary, size_t rounds, std::string_view wanted) {
 
 int main(int argc, char** argv) {
   using namespace llmproxy::bench;
-  size_t rounds = kRoundsDefault;
-  if (argc > 2) {
-    const std::string_view text = argv[2];
-    std::from_chars(text.data(), text.data() + text.size(), rounds);
-  }
+  const size_t rounds = argc > 2 ? number_of(argv[2]) : kRoundsDefault;
   if (argc < 2 || argc > 4 || rounds == 0) {
     fmt::print(stderr, "usage: throughput BINARY [ROUNDS [LANES]]\n");
     return 64;
   }
-  try {
-    run(argv[1], rounds, argc > 3 ? argv[3] : "");
-  } catch (const std::exception& failure) {
-    fmt::print(stderr, "throughput: {}\n", failure.what());
-    return EXIT_FAILURE;
-  }
-  return EXIT_SUCCESS;
+  return run_program("throughput", [&] { run(argv[1], rounds, argc > 3 ? argv[3] : ""); });
 }
