@@ -121,7 +121,7 @@ Backend::Backend(size_t ports, bool is_tls)
       stop_(eventfd(0, EFD_CLOEXEC)) {
   watch(stop_.get());
   while (ports_.size() < ports) {
-    Fd listener = listen_on_any_port(ports_.emplace_back());
+    Fd listener = listen_on(ports_.emplace_back());
     watch(listener.get());
     listeners_.emplace(listener.get(), std::move(listener));
   }

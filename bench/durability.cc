@@ -71,7 +71,7 @@ class DiskProbe {
 class CopyLoop {
  public:
   CopyLoop(uint16_t backend_port, DiskProbe* probe)
-      : listener_(listen_on_any_port(port_)), thread_([=, this] { run(backend_port, probe); }) {}
+      : listener_(listen_on(port_)), thread_([=, this] { run(backend_port, probe); }) {}
   ~CopyLoop() {  // its client has gone by then
     shutdown(listener_.get(), SHUT_RDWR);
     thread_.join();

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <thread>
 
 #include "load.h"
@@ -35,7 +36,7 @@ Peer::Peer(std::string name, std::string version)
   if (version_.empty()) {
     throw Failure(fmt::format("{} is missing; run: tools/install-packages bench", name_));
   }
-  const Fd first = listen_on_any_port(port_), second = listen_on_any_port(stream_port_);
+  const Fd first = listen_on(port_), second = listen_on(stream_port_);
 }
 
 void Peer::launch(const std::vector<std::string>& command, int core) {
@@ -102,6 +103,15 @@ backend streaming_model
                                backend_port, peer->port_, peer->stream_port_, connections_max(),
                                is_tls ? " ssl verify none" : ""));
   peer->launch({"haproxy", "-db", "-f", path}, core);
+  return peer;
+}
+
+std::unique_ptr<Peer> Peer::start_copy(uint16_t backend_port, int core) {
+  const auto self = std::filesystem::read_symlink("/proc/self/exe");
+  std::unique_ptr<Peer> peer(new Peer("copy loop", "of this commit"));
+  peer->stream_port_ = peer->port_;
+  peer->launch({self.parent_path() / "copy", std::to_string(peer->port_), std::to_string(backend_port)},
+               core);
   return peer;
 }
 

@@ -19,6 +19,9 @@ class Peer {
                                            int core = kMeasuredCore);
   static std::unique_ptr<Peer> start_haproxy(uint16_t backend_port, bool is_tls = false,
                                              int core = kMeasuredCore);
+  // The floor: bench/copy, which is beside this program. It knows no TLS, and keeps a connection to
+  // the backend for each of its own.
+  static std::unique_ptr<Peer> start_copy(uint16_t backend_port, int core = kMeasuredCore);
 
   const std::string& name() const { return name_; }
   const std::string& version() const { return version_; }

@@ -146,6 +146,7 @@ size_t run_lanes(const std::vector<Lane>& lanes, bool is_tls, const std::string&
                .core = kMeasuredCore});
   const auto nginx = Peer::start_nginx(target.port(), is_tls);
   const auto haproxy = Peer::start_haproxy(target.port(), is_tls);
+  const auto copy = is_tls ? nullptr : Peer::start_copy(target.port());
   std::vector<std::unique_ptr<Runner>> runners;
   const auto add = [&](Way way, auto port, std::vector<std::string> tokens = {"none"}) {
     runners.push_back(std::make_unique<Runner>(
@@ -154,7 +155,8 @@ size_t run_lanes(const std::vector<Lane>& lanes, bool is_tls, const std::string&
   add({.name = "direct"}, [&](bool) { return backend.port(); });
   add(
       {.name = "proxy", .pid = proxy.pid()}, [&](bool) { return proxy.port(); }, proxy.tokens());
-  for (const Peer* peer : {nginx.get(), haproxy.get()}) {
+  for (const Peer* peer : {nginx.get(), haproxy.get(), copy.get()}) {
+    if (peer == nullptr) continue;
     add({.name = peer->name(), .pid = peer->pid()},
         [peer](bool is_stream) { return peer->port(is_stream); });
   }

@@ -16,8 +16,6 @@
 namespace llmproxy::bench {
 namespace {
 
-constexpr int kBacklog = 1024;
-
 sockaddr_in loopback(uint16_t port) {
   sockaddr_in address{};
   address.sin_family = AF_INET;
@@ -69,12 +67,12 @@ bool can_connect_to(uint16_t port) {
   return connected(port).get() >= 0;
 }
 
-Fd listen_on_any_port(uint16_t& port) {
+Fd listen_on(uint16_t& port, int backlog) {
   Fd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address = loopback(0);
+  sockaddr_in address = loopback(port);
   socklen_t size = sizeof address;
   if (fd.get() < 0 || bind(fd.get(), reinterpret_cast<sockaddr*>(&address), size) != 0 ||
-      listen(fd.get(), kBacklog) != 0 ||
+      listen(fd.get(), backlog) != 0 ||
       getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0) {
     fail_errno("listen");
   }
