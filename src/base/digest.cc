@@ -42,14 +42,17 @@ void random_bytes(std::span<uint8_t> out) {
 }
 
 std::string to_hex(std::span<const uint8_t> bytes) {
-  static constexpr char kDigits[] = "0123456789abcdef";
-  std::string hex;
-  hex.reserve(bytes.size() * 2);
-  for (const uint8_t byte : bytes) {
-    hex += kDigits[byte >> 4];
-    hex += kDigits[byte & 15];
-  }
+  std::string hex(bytes.size() * 2, '\0');
+  write_hex(bytes, hex.data());
   return hex;
+}
+
+void write_hex(std::span<const uint8_t> bytes, char* out) {
+  static constexpr char kDigits[] = "0123456789abcdef";
+  for (const uint8_t byte : bytes) {
+    *out++ = kDigits[byte >> 4];
+    *out++ = kDigits[byte & 15];
+  }
 }
 
 std::optional<std::string> from_hex(std::string_view hex) {

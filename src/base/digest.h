@@ -17,6 +17,7 @@ void random_bytes(
     std::span<uint8_t> out);  // cryptographically strong; ends the process if it cannot
 
 std::string to_hex(std::span<const uint8_t> bytes);  // lower case
+void write_hex(std::span<const uint8_t> bytes, char* out);  // the same; twice as many characters
 std::optional<std::string> from_hex(std::string_view hex);
 
 // RFC 4648 section 5, no padding: 64 bytes give the 86 characters of a token.

@@ -2,6 +2,8 @@
 // and start-up only.
 #pragma once
 
+#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -24,6 +26,21 @@ struct Error {
   std::string detail{};
   int retry_after_s = 0;     // > 0: sent as Retry-After
   bool should_retry = true;  // false: sent as `x-should-retry: false` (SDKs then stop)
+};
+
+// An Error or none. As wide as a pointer: every step of a request returns one, and seldom has any.
+class [[nodiscard]] MaybeError {
+ public:
+  MaybeError() = default;
+  MaybeError(std::nullopt_t) {}                                                 // NOLINT: implicit
+  MaybeError(Error error) : error_(std::make_unique<Error>(std::move(error))) {}  // NOLINT
+
+  explicit operator bool() const { return error_ != nullptr; }
+  Error& operator*() const { return *error_; }
+  Error* operator->() const { return error_.get(); }
+
+ private:
+  std::unique_ptr<Error> error_;
 };
 
 // A value or the Error that took its place. Asking for the wrong one ends the process.

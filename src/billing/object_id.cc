@@ -13,6 +13,12 @@ constexpr uint64_t kCounterMask = (uint64_t{1} << kCounterBits) - 1;
 
 }  // namespace
 
+ObjectId::HexText ObjectId::hex_text() const {
+  HexText text;
+  write_hex(bytes, text.data());
+  return text;
+}
+
 std::string ObjectId::hex() const {
   return to_hex(bytes);
 }

@@ -20,7 +20,9 @@ struct ObjectId {
   std::array<uint8_t, 12> bytes{};
 
   auto operator<=>(const ObjectId&) const = default;
-  std::string hex() const;  // 24 lower-case digits
+  using HexText = std::array<char, 24>;
+  HexText hex_text() const;  // lower-case digits
+  std::string hex() const;   // the same
   static std::optional<ObjectId> from_hex(std::string_view hex);
 };
 

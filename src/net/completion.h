@@ -13,8 +13,8 @@
 
 namespace llmproxy::net {
 
-// complete() once, from any thread, at any time after construction; await once, on the loop's
-// thread.
+// complete() once, from any thread, at any time after construction; await on the loop's thread: the
+// value is moved to who awaits, so once, or more often in turn where moving it changes nothing.
 template <class T>
 class Completion final : Posted {
  public:

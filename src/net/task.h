@@ -4,17 +4,20 @@
 // waits.
 //
 // Frames come from a per-thread recycling allocator: in the steady state no request allocates them.
-// Rule for authors: no lambda coroutines with captures, no temporaries with destructors as
+// Rule for authors: no lambda coroutines with captures, no `co_await (a ? b() : c())` (GCC 12 ends
+// the frame of the one twice), no temporaries with destructors as
 // arguments of an awaited call (GCC bugs 95111 and 107288); parameters of coroutines are values, or
 // references to what outlives the await.
 #pragma once
 
+#include <concepts>
 #include <coroutine>
 #include <cstddef>
 #include <exception>
 #include <new>
 #include <optional>
 #include <utility>
+#include <variant>
 
 #include "base/check.h"
 
@@ -101,6 +104,29 @@ class [[nodiscard]] Task {
 
  private:
   Handle handle_;
+};
+
+// What a step that seldom waits returns: its value, which costs no frame, or the Task that will have
+// it. Awaited once, like a Task.
+template <class T>
+class [[nodiscard]] Step {
+ public:
+  template <class U>
+    requires std::convertible_to<U, T>
+  Step(U&& value) : value_(std::in_place_index<0>, std::forward<U>(value)) {}   // NOLINT: implicit
+  Step(Task<T> task) : value_(std::in_place_index<1>, std::move(task)) {}  // NOLINT
+
+  bool await_ready() const noexcept { return value_.index() == 0; }
+  std::coroutine_handle<> await_suspend(std::coroutine_handle<> waiting) noexcept {
+    return std::get_if<1>(&value_)->await_suspend(waiting);
+  }
+  T await_resume() {
+    return await_ready() ? std::move(*std::get_if<0>(&value_))
+                         : std::get_if<1>(&value_)->await_resume();
+  }
+
+ private:
+  std::variant<T, Task<T>> value_;
 };
 
 namespace detail {

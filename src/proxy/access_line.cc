@@ -66,7 +66,7 @@ void add_figure(AccessLine& line, const Request& request) {
 void append_access_line(AccessLine& line, const Request& request) {
   const MonotonicTime now = monotonic_now();
   add(line, "request id=");
-  add(line, request.id_hex);
+  add(line, request.id_hex());
   add(line, " path=");
   add(line, request.endpoint != nullptr ? request.endpoint->path : "-");
   add(line, " key=");

@@ -22,38 +22,46 @@ std::string_view bearer_token(std::string_view value) {
   return value.substr(kScheme.size());
 }
 
-}  // namespace
-
-net::Task<Result<std::shared_ptr<const Key>>> authenticate(const http::RequestHead& head,
-                                                           KeyStore& keys, net::Loop& loop,
-                                                           net::Interrupt& interrupt) {
-  if (head.count("authorization") > 1) {
-    co_return Error{400, Blame::kClient, "Several Authorization headers; send one."};
-  }
-  const http::Header* header = head.find("authorization");
-  const std::string_view token = header == nullptr ? "" : bearer_token(header->value);
-  if (token.empty()) {
-    co_return unauthorized(
-        "You didn't provide an API key. Send it in an Authorization header using Bearer auth "
-        "(Authorization: Bearer YOUR_KEY).",
-        "");
-  }
-  const bool is_visible = std::ranges::all_of(token, [](char c) { return c > 0x20 && c < 0x7f; });
-  KeyStore::Answer answer;
-  answer.state = KeyStore::Answer::State::kRefused;
-  if (is_visible) answer = co_await keys.find(loop, sha256(token), &interrupt);
+Result<std::shared_ptr<const Key>> judge(KeyStore::Answer answer) {
   switch (answer.state) {
     case KeyStore::Answer::State::kKnown:
-      co_return answer.key;
+      return std::move(answer.key);
     case KeyStore::Answer::State::kRefused:
-      co_return unauthorized("Incorrect API key provided.", "invalid_api_key");
+      return unauthorized("Incorrect API key provided.", "invalid_api_key");
     case KeyStore::Answer::State::kUnavailable:
       break;
   }
   Error error{503, Blame::kProxy, "API keys cannot be checked at the moment. Try again shortly."};
   error.code = "service_unavailable";
   error.retry_after_s = kRetryAfterSeconds;
-  co_return error;
+  return error;
+}
+
+net::Task<Result<std::shared_ptr<const Key>>> await_answer(net::Step<KeyStore::Answer> found) {
+  co_return judge(co_await found);
+}
+
+}  // namespace
+
+net::Step<Result<std::shared_ptr<const Key>>> authenticate(const http::RequestHead& head,
+                                                           KeyStore& keys, net::Loop& loop,
+                                                           net::Interrupt& interrupt) {
+  if (head.count("authorization") > 1) {
+    return Error{400, Blame::kClient, "Several Authorization headers; send one."};
+  }
+  const http::Header* header = head.find("authorization");
+  const std::string_view token = header == nullptr ? "" : bearer_token(header->value);
+  if (token.empty()) {
+    return unauthorized(
+        "You didn't provide an API key. Send it in an Authorization header using Bearer auth "
+        "(Authorization: Bearer YOUR_KEY).",
+        "");
+  }
+  const bool is_visible = std::ranges::all_of(token, [](char c) { return c > 0x20 && c < 0x7f; });
+  if (!is_visible) return judge({.state = KeyStore::Answer::State::kRefused});
+  net::Step<KeyStore::Answer> found = keys.find(loop, sha256(token), &interrupt);
+  if (!found.await_ready()) return await_answer(std::move(found));
+  return judge(found.await_resume());
 }
 
 }  // namespace llmproxy

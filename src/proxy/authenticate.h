@@ -13,7 +13,7 @@ namespace llmproxy {
 
 // Errors: 400 for several Authorization headers, 401, 503 when nobody can tell. The token is hashed
 // here and goes no further.
-net::Task<Result<std::shared_ptr<const Key>>> authenticate(const http::RequestHead& head,
+net::Step<Result<std::shared_ptr<const Key>>> authenticate(const http::RequestHead& head,
                                                            KeyStore& keys, net::Loop& loop,
                                                            net::Interrupt& interrupt);
 

@@ -48,7 +48,7 @@ std::string call_head(const Request& request, size_t length, bool is_resend) {
   }
   head.append("Content-Type: application/json\r\nContent-Length: ");
   head.append(fmt::format_int(length).c_str());
-  head.append("\r\nAccept-Encoding: identity\r\nX-Request-Id: ").append(request.id_hex);
+  head.append("\r\nAccept-Encoding: identity\r\nX-Request-Id: ").append(request.id_hex());
   head.append(is_resend ? "-2\r\n" : "\r\n");
   append_call_headers(head, request.head);
   head.append("\r\n");
@@ -90,7 +90,7 @@ Milliseconds announced_idle(const http::ResponseHead& head) {
   return seconds > 1 ? std::chrono::seconds(seconds - 1) : std::chrono::seconds(0);
 }
 
-std::optional<Error> take_head(const Request& request, const http::ResponseHead& head,
+MaybeError take_head(const Request& request, const http::ResponseHead& head,
                                Exchange& exchange) {
   if (head.status >= 300 && head.status < 400) {
     return after_sending(backend_error(502, "The model server sent a redirect.",
@@ -125,7 +125,7 @@ Error invalid_reply(std::string_view why) {
 
 // The head at the front of the buffer, if it is whole.
 std::optional<HeadEnd> parse_head(const Request& request, Exchange& exchange,
-                                  std::optional<Error>& error) {
+                                  MaybeError& error) {
   net::Buffer& input = exchange.connection->input;
   if (input.empty()) return std::nullopt;
   http::ResponseHead head;
@@ -143,7 +143,7 @@ std::optional<HeadEnd> parse_head(const Request& request, Exchange& exchange,
 }
 
 // Reads one head.
-net::Task<HeadEnd> read_head(Request& request, Exchange& exchange, std::optional<Error>& error) {
+net::Task<HeadEnd> read_head(Request& request, Exchange& exchange, MaybeError& error) {
   net::Socket& socket = exchange.connection->socket;
   net::Buffer& input = exchange.connection->input;
   for (;;) {
@@ -168,7 +168,7 @@ net::Task<HeadEnd> read_head(Request& request, Exchange& exchange, std::optional
 // a call before it has taken all of it: then its reply counts, and not our EPIPE or its deafness.
 // The connection serves no more in that case.
 net::Task<HeadEnd> call(Request& request, Exchange& exchange, bool is_resend,
-                        std::optional<Error>& error) {
+                        MaybeError& error) {
   net::Loop& loop = request.server.loop();
   net::Socket& socket = exchange.connection->socket;
   const std::string_view body = request.body.bytes();
@@ -198,7 +198,7 @@ net::Task<HeadEnd> call(Request& request, Exchange& exchange, bool is_resend,
   co_return HeadEnd::kFailed;
 }
 
-net::Task<std::optional<Error>> connect(Request& request, Exchange& exchange) {
+net::Task<MaybeError> connect(Request& request, Exchange& exchange) {
   const MonotonicTime deadline = request.server.loop().now() + request.config->timeout_connect;
   net::Connected connected = co_await request.server.backends().connect(*request.backend, deadline,
                                                                         &request.session.interrupt);
@@ -212,7 +212,7 @@ net::Task<std::optional<Error>> connect(Request& request, Exchange& exchange) {
 }
 
 // Why nothing is to be sent any more, if so.
-std::optional<Error> refuse_call(Request& request, bool is_resend) {
+MaybeError refuse_call(Request& request, bool is_resend) {
   if (request.session.interrupt.is_fired()) return shutting_down();
   if (is_resend || !request.session.client.is_reset()) return std::nullopt;
   request.lose_client("client_gone");  // before the call was sent: nothing is sent, free
@@ -226,12 +226,12 @@ void Exchange::close() {
   connection.reset();
 }
 
-net::Task<std::optional<Error>> run_exchange(Request& request, Exchange& exchange) {
+net::Task<MaybeError> run_exchange(Request& request, Exchange& exchange) {
   for (bool is_resend = false;; is_resend = true) {
-    std::optional<Error> error;
+    MaybeError error;
     if (!is_resend) exchange.connection = request.server.backends().take_idle(*request.backend);
     if (exchange.connection == nullptr) error = co_await connect(request, exchange);
-    if (std::optional<Error> refused = refuse_call(request, is_resend)) co_return refused;
+    if (MaybeError refused = refuse_call(request, is_resend)) co_return refused;
     if (error) co_return error;
     exchange.guard.emplace(&request.session.interrupt, exchange.connection->socket);
     const HeadEnd end = co_await call(request, exchange, is_resend, error);

@@ -36,7 +36,7 @@ struct Exchange {
 
 // Connects or takes a kept connection, sends, reads the head. Errors: 502, 504, and 503 while the
 // proxy ends. Sets request.evidence.was_sent and has_head.
-net::Task<std::optional<Error>> run_exchange(Request& request, Exchange& exchange);
+net::Task<MaybeError> run_exchange(Request& request, Exchange& exchange);
 
 // Gives the connection back to the pool where it may serve again, else closes it.
 void end_exchange(Request& request, Exchange& exchange, bool is_clean);

@@ -76,6 +76,13 @@ Answer judge(const std::shared_ptr<const Key>& key) {
 
 }  // namespace
 
+struct KeyStore::Cached {
+  std::optional<Answer> answer;         // fresh
+  std::shared_ptr<const Key> old;       // serves if the database does not answer
+  std::shared_ptr<Lookup> lookup;       // to be waited for, if any
+  std::shared_ptr<net::Notice> notice;  // of it
+};
+
 struct KeyStore::State {
   State(std::shared_ptr<Database> its_database, Log& its_log, const Config& config,
         KeyWaits its_waits)
@@ -86,13 +93,6 @@ struct KeyStore::State {
         keys_unknown_max(config.keys_unknown_max / kShards + 1),
         lookups_max(config.lookups_max) {}
 
-  // What find() learns from the cache.
-  struct Cached {
-    std::optional<Answer> answer;         // fresh
-    std::shared_ptr<const Key> old;       // serves if the database does not answer
-    std::shared_ptr<Lookup> lookup;       // to be waited for, if any
-    std::shared_ptr<net::Notice> notice;  // of it
-  };
   Cached ask(const Sha256& digest, net::Loop& loop);
 
   Shard& shard_of(const Sha256& digest) { return shards[digest[0] % kShards]; }
@@ -133,7 +133,7 @@ bool KeyStore::State::is_fresh(const Entry& entry, MonotonicTime now) const {
   return now - entry.fetched < Milliseconds(entry.key != nullptr ? ttl_ms : unknown_ttl_ms);
 }
 
-KeyStore::State::Cached KeyStore::State::ask(const Sha256& digest, net::Loop& loop) {
+KeyStore::Cached KeyStore::State::ask(const Sha256& digest, net::Loop& loop) {
   Cached cached;
   Shard& shard = shard_of(digest);
   const std::lock_guard lock(shard.mutex);
@@ -164,10 +164,15 @@ KeyStore::State::Cached KeyStore::State::ask(const Sha256& digest, net::Loop& lo
   return cached;
 }
 
-net::Task<KeyStore::Answer> KeyStore::find(net::Loop& loop, Sha256 digest,
+net::Step<KeyStore::Answer> KeyStore::find(net::Loop& loop, const Sha256& digest,
                                            net::Interrupt* interrupt) {
-  const State::Cached cached = state_->ask(digest, loop);
-  if (cached.answer) co_return *cached.answer;
+  Cached cached = state_->ask(digest, loop);
+  if (cached.answer) return *std::move(cached.answer);
+  return wait(loop, std::move(cached), interrupt);
+}
+
+net::Task<KeyStore::Answer> KeyStore::wait(net::Loop& loop, Cached cached,
+                                           net::Interrupt* interrupt) {
   const bool has_old = cached.old != nullptr;
   if (cached.lookup != nullptr) {
     const Milliseconds patience = has_old ? state_->waits.stale : state_->waits.first;

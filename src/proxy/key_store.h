@@ -52,11 +52,15 @@ class KeyStore {
   // Takes the live settings of a reloaded config. Another access level empties the cache.
   void apply(const Config& config);
 
-  // The key whose token has this digest. Waits for the database at most KeyWaits::first, and no
+  // The key whose token has this digest: at once if it is in the cache. Else waits for the database at most KeyWaits::first, and no
   // longer than until `interrupt` is fired.
-  net::Task<Answer> find(net::Loop& loop, Sha256 digest, net::Interrupt* interrupt = nullptr);
+  net::Step<Answer> find(net::Loop& loop, const Sha256& digest,
+                         net::Interrupt* interrupt = nullptr);
 
  private:
+  struct Cached;  // what find() learns from the cache
+  net::Task<Answer> wait(net::Loop& loop, Cached cached, net::Interrupt* interrupt);
+
   struct State;  // what the threads share with this object, and keep if they are left behind
   const std::shared_ptr<State> state_;
   std::vector<std::thread> threads_;

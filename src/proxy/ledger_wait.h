@@ -1,11 +1,10 @@
 // Waiting for the ledger on an event loop.
 #pragma once
 
-#include <optional>
+#include <coroutine>
 
 #include "billing/ledger.h"
 #include "net/completion.h"
-#include "net/task.h"
 
 namespace llmproxy {
 
@@ -16,15 +15,23 @@ class LedgerWait final : public Waiter {
   explicit LedgerWait(net::Loop& loop) : completion_(loop) {}
   void done(bool is_durable) noexcept override { completion_.complete(is_durable); }
 
-  // Once the ledger has told. Any number of times, one after the other.
-  net::Task<bool> is_durable() {
-    if (!is_durable_) is_durable_ = co_await completion_;
-    co_return *is_durable_;
-  }
+  // To be awaited: what the ledger has told. Any number of times, one after the other.
+  class Told {
+   public:
+    explicit Told(net::Completion<bool>& completion) : completion_(completion) {}
+    bool await_ready() const { return completion_.await_ready(); }
+    bool await_suspend(std::coroutine_handle<> waiting) {
+      return completion_.await_suspend(waiting);
+    }
+    bool await_resume() const { return completion_.await_resume(); }
+
+   private:
+    net::Completion<bool>& completion_;
+  };
+  Told is_durable() { return Told(completion_); }
 
  private:
   net::Completion<bool> completion_;
-  std::optional<bool> is_durable_;
 };
 
 }  // namespace llmproxy

@@ -45,7 +45,7 @@ net::Task<void> send_plain(Request& request, const Exchange& exchange, std::stri
   std::string head;
   head.reserve(512);
   append_status_line(head, exchange.status);
-  head.append(exchange.headers).append("X-Request-Id: ").append(request.id_hex).append("\r\n");
+  head.append(exchange.headers).append("X-Request-Id: ").append(request.id_hex()).append("\r\n");
   if (exchange.has_no_body) {
     head += request.keeps_alive() ? "\r\n" : "Connection: close\r\n\r\n";
   } else {
@@ -59,7 +59,7 @@ net::Task<void> send_plain(Request& request, const Exchange& exchange, std::stri
 
 }  // namespace
 
-net::Task<std::optional<Error>> relay_plain(Request& request, Exchange& exchange) {
+net::Task<MaybeError> relay_plain(Request& request, Exchange& exchange) {
   MemoryShare share(request.server.parts().memory, MemoryBudget::Use::kReply);
   ReplyBody body(exchange);
   Status status = co_await read_whole(request, exchange, body, share);

@@ -19,6 +19,6 @@ namespace llmproxy {
 net::Task<void> relay_stream(Request& request, Exchange& exchange);
 
 // An Error: nothing was sent to the client yet.
-net::Task<std::optional<Error>> relay_plain(Request& request, Exchange& exchange);
+net::Task<MaybeError> relay_plain(Request& request, Exchange& exchange);
 
 }  // namespace llmproxy

@@ -111,7 +111,7 @@ net::Task<void> send_json(Request& request, int status, std::string body,
                           std::string_view headers) {
   std::string head;
   append_status_line(head, status);
-  head.append("Content-Type: application/json\r\nX-Request-Id: ").append(request.id_hex);
+  head.append("Content-Type: application/json\r\nX-Request-Id: ").append(request.id_hex());
   head.append("\r\n").append(headers);
   append_length_and_end(head, body.size(), request.keeps_alive());
   std::array<iovec, 2> parts{iovec{head.data(), head.size()},

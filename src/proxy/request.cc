@@ -24,7 +24,7 @@ Error client_error(int status, std::string message) {
 }
 
 // 1 Which API?
-std::optional<Error> find_api(Request& request) {
+MaybeError find_api(Request& request) {
   const http::RequestHead& head = request.head;
   if (head.wants_upgrade) return client_error(400, "This server does not switch protocols.");
   std::string allow;
@@ -35,26 +35,20 @@ std::optional<Error> find_api(Request& request) {
   return client_error(405, fmt::format("This path answers {} only.", allow));
 }
 
-// 3 What is asked of which model? Its body is read whole first.
-net::Task<std::optional<Error>> read_call(Request& request) {
-  std::optional<Error> error = co_await request.body.read();
-  if (error) co_return error;
-  std::optional<Result<Call>> call;
-  const auto read = [&request, &call] { call = request.endpoint->read_call(request.body.bytes()); };
-  const bool is_read =
-      co_await read_body(request.server, request.body.bytes(), MemoryBudget::Use::kRequest, read);
-  if (!is_read) co_return no_memory();
-  if (!call->ok()) co_return std::move(call->error());
-  request.call = std::move(**call);
+// 3 What is asked of which model?
+MaybeError read_call(Request& request) {
+  Result<Call> call = request.endpoint->read_call(request.body.bytes());
+  if (!call) return std::move(call.error());
+  request.call = std::move(*call);
   request.evidence.choices = request.call.choices;
   if (request.call.is_stream && request.minor_version == 0) {
-    co_return client_error(400, "Streaming needs HTTP/1.1.");
+    return client_error(400, "Streaming needs HTTP/1.1.");
   }
-  co_return std::nullopt;
+  return std::nullopt;
 }
 
 // 4 Who serves it?
-std::optional<Error> route(Request& request) {
+MaybeError route(Request& request) {
   request.backend = request.config->find_backend(request.call.model);
   if (request.backend != nullptr) {
     request.evidence.policy = request.backend->usage;
@@ -66,19 +60,17 @@ std::optional<Error> route(Request& request) {
   return error;
 }
 
-// What the backend is asked beyond that.
-net::Task<std::optional<Error>> edit_call(Request& request) {
-  const auto edit = [&request] {
-    request.splices =
-        request.endpoint->edit_call(request.body.bytes(), request.call, request.backend->usage);
-  };
-  const bool is_read =
-      co_await read_body(request.server, request.body.bytes(), MemoryBudget::Use::kRequest, edit);
-  if (!is_read) co_return no_memory();
-  co_return std::nullopt;
+// 3 and 4, and what the backend is asked beyond that: all that its body decides. Perhaps on another
+// thread.
+MaybeError understand(Request& request) {
+  if (MaybeError error = read_call(request)) return error;
+  if (MaybeError error = route(request)) return error;
+  request.splices =
+      request.endpoint->edit_call(request.body.bytes(), request.call, request.backend->usage);
+  return std::nullopt;
 }
 
-std::optional<Error> reserve_room(Request& request) {
+MaybeError reserve_room(Request& request) {
   Ledger& ledger = request.server.parts().ledger;
   request.is_reserved = ledger.reserve(intent_of(request));
   if (request.is_reserved) return std::nullopt;
@@ -87,6 +79,28 @@ std::optional<Error> reserve_room(Request& request) {
   error.retry_after_s = 1;
   error.detail = ledger.refusal();
   return error;
+}
+
+// 1 to 4: all that is decided before a backend is asked.
+net::Task<MaybeError> prepare(Request& request) {
+  if (MaybeError error = find_api(request)) co_return error;
+
+  Result<std::shared_ptr<const Key>> key = co_await authenticate(
+      request.head, request.server.parts().keys, request.server.loop(), request.session.interrupt);
+  if (!key.ok()) co_return std::move(key.error());
+  request.key = std::move(*key);
+
+  MaybeError error = request.body.check_size();
+  if (error || request.endpoint->answer != nullptr) co_return error;
+
+  error = co_await request.body.read();
+  if (error) co_return error;
+  const auto read = [&request, &error] { error = understand(request); };
+  const bool is_read =
+      co_await read_body(request.server, request.body.bytes(), MemoryBudget::Use::kRequest, read);
+  if (!is_read) co_return no_memory();
+  if (error) co_return error;
+  co_return reserve_room(request);
 }
 
 // Asks the ledger to record the stream before it begins. Once.
@@ -102,13 +116,7 @@ void open_intent(Request& request) {
   }
 }
 
-// 6 to 8
-net::Task<std::optional<Error>> relay(Request& request, Exchange& exchange) {
-  request.evidence.status = exchange.status;
-  request.evidence.is_stream = exchange.is_stream && request.minor_version == 1;
-  request.evidence.is_encoded = exchange.is_encoded;
-  request.body.drop();
-  if (!request.evidence.is_stream) co_return co_await relay_plain(request, exchange);
+net::Task<MaybeError> relay_recorded(Request& request, Exchange& exchange) {
   open_intent(request);
   const bool is_recorded = co_await request.intent->is_durable();  // I1
   if (!is_recorded) {
@@ -119,42 +127,35 @@ net::Task<std::optional<Error>> relay(Request& request, Exchange& exchange) {
   co_return std::nullopt;
 }
 
+// 6 to 8
+net::Task<MaybeError> relay(Request& request, Exchange& exchange) {
+  request.evidence.status = exchange.status;
+  request.evidence.is_stream = exchange.is_stream && request.minor_version == 1;
+  request.evidence.is_encoded = exchange.is_encoded;
+  request.body.drop();
+  return request.evidence.is_stream ? relay_recorded(request, exchange)
+                                    : relay_plain(request, exchange);
+}
+
 // 5 to 8: call, reply, relay, settle.
-net::Task<std::optional<Error>> forward(Request& request) {
+net::Task<MaybeError> forward(Request& request) {
   if (request.call.is_stream) open_intent(request);  // recorded while the backend thinks
   Exchange exchange;
-  std::optional<Error> error = co_await run_exchange(request, exchange);
+  MaybeError error = co_await run_exchange(request, exchange);
   if (!error) error = co_await relay(request, exchange);
   co_await settle(request);
   co_return error;
 }
 
-net::Task<std::optional<Error>> answer(Request& request) {
-  std::optional<Error> error = find_api(request);
-  if (error) co_return error;
+net::Task<MaybeError> answer_alone(Request& request) {
+  std::string body = request.endpoint->answer(*request.config);
+  co_await send_json(request, 200, std::move(body), "");
+  co_return std::nullopt;
+}
 
-  Result<std::shared_ptr<const Key>> key = co_await authenticate(
-      request.head, request.server.parts().keys, request.server.loop(), request.session.interrupt);
-  if (!key.ok()) co_return std::move(key.error());
-  request.key = std::move(*key);
-
-  error = request.body.check_size();
-  if (error) co_return error;
-  if (request.endpoint->answer != nullptr) {
-    std::string body = request.endpoint->answer(*request.config);
-    co_await send_json(request, 200, std::move(body), "");
-    co_return std::nullopt;
-  }
-
-  error = co_await read_call(request);
-  if (error) co_return error;
-  error = route(request);
-  if (error) co_return error;
-  error = co_await edit_call(request);
-  if (error) co_return error;
-  error = reserve_room(request);
-  if (error) co_return error;
-  co_return co_await forward(request);
+// What is asked of a model goes to its backend; the rest the proxy knows itself.
+net::Task<MaybeError> answer(Request& request) {
+  return request.endpoint->answer == nullptr ? forward(request) : answer_alone(request);
 }
 
 net::Task<void> fail(Request& request, const Error& error) {
@@ -166,26 +167,21 @@ net::Task<void> fail(Request& request, const Error& error) {
   co_await tell_error(request, error);
 }
 
-// A body nobody read stands between this request and the next on the connection. False: the
-// connection closes.
-net::Task<bool> end_body(Request& request) {
-  if (!request.body.is_read() && request.keeps_alive()) co_await request.body.discard();
+// False: the connection closes.
+bool end_body(Request& request) {
   const bool keeps_alive = request.keeps_alive();
   request.session.is_body_unread = !request.body.is_read();
   request.body.drop();
-  co_return keeps_alive;
+  return keeps_alive;
 }
 
-net::Task<bool> record(Request& request, bool was_unresolved) {
-  Settlement settlement;
-  settlement.intent = intent_of(request);
-  if (request.intent) settlement.has_intent = co_await request.intent->is_durable();
-  settlement.was_unresolved = was_unresolved;
-  settlement.outcome = request.outcome;
-  settlement.date_created = wall_now_ms();
-  LedgerWait wait(request.server.loop());
-  request.server.parts().ledger.settle(std::move(settlement), wait);
-  co_return co_await wait.is_durable();
+void record(Request& request, bool has_intent, bool was_unresolved, Waiter& waiter) {
+  request.server.parts().ledger.settle({.intent = intent_of(request),
+                                        .has_intent = has_intent,
+                                        .was_unresolved = was_unresolved,
+                                        .outcome = request.outcome,
+                                        .date_created = wall_now_ms()},
+                                       waiter);
 }
 
 void count_outcome(const Request& request) {
@@ -226,23 +222,26 @@ Request::Request(Session& of_session, const http::RequestHead& its_head)
       time(wall_now_ms()),
       started(monotonic_now()),
       id(server.parts().ids.mint(time)),
-      id_hex(id.hex()),
+      id_text(id.hex_text()),
       minor_version(its_head.minor_version),
       is_head(its_head.method == "HEAD"),
       wants_keep_alive(its_head.keep_alive && its_head.minor_version == 1),
       body(of_session, its_head, config->limits) {}
 
-net::Task<void> Request::send_to_client(std::span<iovec> parts) {
-  if (is_client_gone) co_return;
-  const Limits& limits = config->limits;
-  const net::IoResult sent =
-      co_await session.client.write_all(parts, limits.timeout_write, limits.body_rate_min);
-  bytes_to_client += sent.bytes;
-  if (!first_byte && sent.bytes > 0) first_byte = monotonic_now();
-  if (sent.ok()) co_return;
+Request::Sending::Sending(Request& request, std::span<iovec> parts)
+    : request_(request),
+      write_(request.session.client.write_all(parts, request.config->limits.timeout_write,
+                                              request.config->limits.body_rate_min)) {}
+
+void Request::Sending::await_resume() {
+  if (request_.is_client_gone) return;
+  const net::IoResult sent = write_.await_resume();
+  request_.bytes_to_client += sent.bytes;
+  if (!request_.first_byte && sent.bytes > 0) request_.first_byte = monotonic_now();
+  if (sent.ok()) return;
   const bool is_shutdown = sent.status == net::IoStatus::kCancelled;
   const bool is_stalled = sent.status == net::IoStatus::kTimeout;
-  lose_client(is_shutdown ? "shutdown" : is_stalled ? "client_stalled" : "client_gone");
+  request_.lose_client(is_shutdown ? "shutdown" : is_stalled ? "client_stalled" : "client_gone");
 }
 
 bool Request::keeps_alive() const {
@@ -271,11 +270,15 @@ bool may_bill_running(const Request& request) {
   return request.evidence.policy == UsagePolicy::kContinuous && request.evidence.choices <= 1;
 }
 
-net::Task<bool> settle(Request& request) {
-  if (!request.is_reserved || request.is_settled) co_return true;
-  if (request.intent) co_await request.intent->is_durable();  // the ledger points to it until then
+namespace {
+
+net::Task<bool> settle_reserved(Request& request) {
+  bool has_intent = false;
+  if (request.intent) has_intent = co_await request.intent->is_durable();  // it is pointed to
   request.outcome = decide_outcome(request.evidence);
-  const bool is_durable = co_await record(request, false);
+  LedgerWait wait(request.server.loop());
+  record(request, has_intent, false, wait);
+  const bool is_durable = co_await wait.is_durable();
   request.is_settled = true;  // not before: what throws is settled by who catches it
   const bool is_lost = !is_durable && request.outcome.kind != Outcome::Kind::kFree;
   if (is_lost) request.end_as("not_recorded");
@@ -287,12 +290,23 @@ net::Task<bool> settle(Request& request) {
   co_return !is_lost;
 }
 
+}  // namespace
+
+net::Step<bool> settle(Request& request) {
+  if (!request.is_reserved || request.is_settled) return true;
+  return settle_reserved(request);
+}
+
 net::Task<void> settle_late(Request& request) {
   const Outcome outcome = decide_outcome(request.evidence);
   if (outcome.kind != Outcome::Kind::kBilled) co_return;
   request.outcome = outcome;
   request.server.counters().late_figures.add();
-  co_await record(request, true);
+  bool has_intent = false;
+  if (request.intent) has_intent = co_await request.intent->is_durable();
+  LedgerWait wait(request.server.loop());
+  record(request, has_intent, true, wait);
+  co_await wait.is_durable();
 }
 
 namespace {
@@ -306,7 +320,7 @@ net::Task<void> settle_abandoned(Request& request) {
   } catch (const std::exception& bug) {
     request.server.parts().log.announce(
         LogLevel::kError,
-        fmt::format("unresolved, and not recorded: id={}: {}", request.id_hex, bug.what()));
+        fmt::format("unresolved, and not recorded: id={}: {}", request.id_hex(), bug.what()));
   }
   account(request);
 }
@@ -315,10 +329,11 @@ net::Task<void> settle_abandoned(Request& request) {
 
 net::Task<bool> serve_request(Session& session, const http::RequestHead& head) {
   Request request(session, head);
-  std::optional<Error> error;
+  MaybeError error;
   std::exception_ptr bug;
   try {
-    error = co_await answer(request);
+    error = co_await prepare(request);
+    if (!error) error = co_await answer(request);
   } catch (...) {
     bug = std::current_exception();
   }
@@ -328,7 +343,9 @@ net::Task<bool> serve_request(Session& session, const http::RequestHead& head) {
   }
   if (error) co_await fail(request, *error);
   account(request);
-  co_return co_await end_body(request);
+  // What nobody read stands between this request and the next one.
+  if (request.keeps_alive()) co_await request.body.discard();
+  co_return end_body(request);
 }
 
 }  // namespace llmproxy

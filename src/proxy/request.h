@@ -24,9 +24,10 @@ namespace llmproxy {
 struct Request {
   Request(Session& session, const http::RequestHead& head);
 
-  // Writes to the client unless it is gone; a write that fails makes it gone. Counts bytes and the
-  // time of the first one.
-  net::Task<void> send_to_client(std::span<iovec> parts);
+  // To be awaited. Writes to the client unless it is gone; a write that fails makes it gone. Counts
+  // bytes and the time of the first one.
+  class Sending;
+  Sending send_to_client(std::span<iovec> parts);
 
   // Whether the connection serves another request: the one place that decides it. Asked when the
   // head of the answer is written, and at the end.
@@ -47,7 +48,8 @@ struct Request {
   const WallMs time;
   const MonotonicTime started;
   const ObjectId id;  // of the event, of the call, of the log line
-  const std::string id_hex;
+  const ObjectId::HexText id_text;
+  std::string_view id_hex() const { return {id_text.data(), id_text.size()}; }
   const int minor_version;
   const bool is_head;  // HEAD: the answer has no body (RFC 9110, section 9.3.2)
 
@@ -77,13 +79,29 @@ struct Request {
   std::string detail;
 };
 
+class Request::Sending {
+ public:
+  Sending(Request& request, std::span<iovec> parts);
+  bool await_ready() { return request_.is_client_gone || write_.await_ready(); }
+  bool await_suspend(std::coroutine_handle<> waiting) { return write_.await_suspend(waiting); }
+  void await_resume();
+
+ private:
+  Request& request_;
+  net::Socket::Write write_;
+};
+
+inline Request::Sending Request::send_to_client(std::span<iovec> parts) {
+  return {*this, parts};
+}
+
 // The whole way. False: the connection closes after it.
 net::Task<bool> serve_request(Session& session, const http::RequestHead& head);
 
 // Decides the outcome of a request that has room in the ledger, and waits until it is durable.
 // Once. False: it matters, and cannot be made durable. A plain reply must not be sent then, and is
 // free; a stream must not come to its end.
-net::Task<bool> settle(Request& request);
+net::Step<bool> settle(Request& request);
 
 // Bills a request that was settled as unresolved, now that its evidence holds a figure. Once.
 net::Task<void> settle_late(Request& request);

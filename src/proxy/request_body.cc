@@ -27,24 +27,36 @@ RequestBody::RequestBody(Session& session, const http::RequestHead& head, const 
   if (!head.is_chunked && head.content_length.value_or(0) == 0) is_read_ = true;
 }
 
-std::optional<Error> RequestBody::check_size() const {
+MaybeError RequestBody::check_size() const {
   if (head_.content_length.value_or(0) > limits_.body_bytes_max) {
     return too_large(limits_.body_bytes_max);
   }
   return std::nullopt;
 }
 
-net::Task<std::optional<Error>> RequestBody::read() {
-  if (is_read_) co_return std::nullopt;
+// It came with its head, as most do.
+bool RequestBody::is_here() const {
+  return !head_.is_chunked && *head_.content_length <= session_.input.size() - session_.head_bytes;
+}
+
+net::Step<MaybeError> RequestBody::read() {
+  if (is_read_) return std::nullopt;
+  if (!is_here()) return read_rest();
+  in_buffer_ = size_ = static_cast<size_t>(*head_.content_length);
+  is_read_ = true;
+  return std::nullopt;
+}
+
+net::Task<MaybeError> RequestBody::read_rest() {
   const bool has_begun = session_.input.size() > session_.head_bytes;
   if (head_.expects_continue && !has_begun) co_await send_continue();
-  std::optional<Error> error;
+  MaybeError error;
   if (head_.is_chunked) {
     error = co_await read_chunked(limits_.body_bytes_max);
   } else {
     error = co_await read_sized(static_cast<size_t>(*head_.content_length));
   }
-  has_failed_ = error.has_value();
+  has_failed_ = static_cast<bool>(error);
   is_read_ = !has_failed_;
   co_return error;
 }
@@ -55,14 +67,14 @@ net::Task<void> RequestBody::send_continue() {
   co_await session_.client.write_all({&part, 1}, limits_.timeout_write);
 }
 
-net::Task<std::optional<Error>> RequestBody::read_sized(size_t size) {
+net::Task<MaybeError> RequestBody::read_sized(size_t size) {
   net::Buffer& input = session_.input;
   const size_t room = input.room() + input.size() - session_.head_bytes;
   size_t have = std::min(size, input.size() - session_.head_bytes);
   if (size <= room) {
     while (have < size) {
       size_t n = 0;
-      std::optional<Error> error = co_await read_more(input.tail(), input.room(), n);
+      MaybeError error = co_await read_more(input.tail(), input.room(), n);
       if (error) co_return error;
       input.append(n);
       have += n;
@@ -76,7 +88,7 @@ net::Task<std::optional<Error>> RequestBody::read_sized(size_t size) {
   input.truncate(session_.head_bytes);
   while (have < size) {
     size_t n = 0;
-    std::optional<Error> error = co_await read_more(own_.get() + have, size - have, n);
+    MaybeError error = co_await read_more(own_.get() + have, size - have, n);
     if (error) co_return error;
     have += n;
   }
@@ -84,7 +96,7 @@ net::Task<std::optional<Error>> RequestBody::read_sized(size_t size) {
   co_return std::nullopt;
 }
 
-net::Task<std::optional<Error>> RequestBody::read_chunked(size_t limit) {
+net::Task<MaybeError> RequestBody::read_chunked(size_t limit) {
   net::Buffer& input = session_.input;
   http::ChunkedDecoder decoder;
   for (;;) {
@@ -104,13 +116,13 @@ net::Task<std::optional<Error>> RequestBody::read_chunked(size_t limit) {
     input.truncate(session_.head_bytes + raw_bytes - step.consumed);
     if (step.is_done) co_return std::nullopt;
     size_t n = 0;
-    std::optional<Error> error = co_await read_more(input.tail(), input.room(), n);
+    MaybeError error = co_await read_more(input.tail(), input.room(), n);
     if (error) co_return error;
     input.append(n);
   }
 }
 
-net::Task<std::optional<Error>> RequestBody::read_more(char* data, size_t size, size_t& n) {
+net::Task<MaybeError> RequestBody::read_more(char* data, size_t size, size_t& n) {
   if (size == 0) co_return Error{431, Blame::kClient, "The request head is too large."};
   const MonotonicTime deadline = session_.server.loop().now() + limits_.timeout_body;
   const net::IoResult read = co_await session_.client.read_some(data, size, deadline);
@@ -132,16 +144,19 @@ bool RequestBody::may_discard() const {
   return !has_failed_ && !is_awaited && head_.content_length.value_or(0) <= kDiscardMax;
 }
 
-net::Task<bool> RequestBody::discard() {
-  if (is_read_) co_return true;
-  if (!may_discard()) co_return false;
-  std::optional<Error> error;
+net::Step<bool> RequestBody::discard() {
+  if (is_read_ || !may_discard()) return bool{is_read_};
+  return discard_rest();
+}
+
+net::Task<bool> RequestBody::discard_rest() {
+  MaybeError error;
   if (head_.is_chunked) {
     error = co_await read_chunked(kDiscardMax);
   } else {
     error = co_await read_sized(static_cast<size_t>(*head_.content_length));
   }
-  has_failed_ = error.has_value();
+  has_failed_ = static_cast<bool>(error);
   is_read_ = !has_failed_;
   co_return is_read_;
 }

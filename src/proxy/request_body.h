@@ -24,14 +24,14 @@ class RequestBody {
   RequestBody(Session& session, const http::RequestHead& head, const Limits& limits);
 
   // 413, before anything is read.
-  std::optional<Error> check_size() const;
+  MaybeError check_size() const;
 
   // Reads all of it, answering Expect: 100-continue first. 408, 413, 400, 503; nothing = ok.
   // `is_gone` in the end: the client left before the end of it.
-  net::Task<std::optional<Error>> read();
+  net::Step<MaybeError> read();
 
   // Reads off what was not read. False: it could not be (see may_discard), or did not come.
-  net::Task<bool> discard();
+  net::Step<bool> discard();
 
   // False: there is too much of it, or the client waits for 100, or reading it has failed.
   bool may_discard() const;
@@ -45,9 +45,12 @@ class RequestBody {
   void drop();
 
  private:
-  net::Task<std::optional<Error>> read_sized(size_t size);
-  net::Task<std::optional<Error>> read_chunked(size_t limit);
-  net::Task<std::optional<Error>> read_more(char* data, size_t size, size_t& n);
+  bool is_here() const;
+  net::Task<MaybeError> read_rest();
+  net::Task<bool> discard_rest();
+  net::Task<MaybeError> read_sized(size_t size);
+  net::Task<MaybeError> read_chunked(size_t limit);
+  net::Task<MaybeError> read_more(char* data, size_t size, size_t& n);
   net::Task<void> send_continue();
 
   Session& session_;

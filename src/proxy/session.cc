@@ -43,36 +43,57 @@ net::Task<bool> wait_for_request(Session& session) {
   }
 }
 
-// Reads until the head is whole. An Error is to be told before closing; false: just close.
-net::Task<Result<bool>> read_head(Session& session, const Limits& limits, http::RequestHead& head) {
-  const http::HeadLimits bounds = head_limits(limits);
-  const MonotonicTime deadline = session.server.loop().now() + limits.timeout_head;
-  session.head_bytes = 0;
-  for (;;) {
-    if (!session.input.empty()) {
-      head.clear();
-      const http::ParseResult parsed = parse_request_head(session.input.bytes(), bounds, head);
-      if (parsed.state == http::Parse::kInvalid) co_return head_error(parsed);
-      session.head_bytes = parsed.consumed;
-      // A chunked body is decoded behind the head, so there must be room, be it full of requests
-      // that follow; growing moves the head's views.
-      const size_t behind = session.input.size() + session.input.room() - session.head_bytes;
-      const bool has_room = !head.is_chunked || behind > 0;
-      if (parsed.state == http::Parse::kDone && has_room) co_return true;
+// The head at the front of the input, if it is whole: true, or false with an Error to be told before
+// closing. Nothing: there is room for more of it.
+std::optional<bool> parse_head(Session& session, const Limits& limits, http::RequestHead& head,
+                               MaybeError& refusal) {
+  while (!session.input.empty()) {
+    head.clear();
+    const http::ParseResult parsed =
+        parse_request_head(session.input.bytes(), head_limits(limits), head);
+    if (parsed.state == http::Parse::kInvalid) {
+      refusal = head_error(parsed);
+      return false;
     }
+    session.head_bytes = parsed.consumed;
+    // A chunked body is decoded behind the head, so there must be room, be it full of requests
+    // that follow; growing moves the head's views.
+    const size_t behind = session.input.size() + session.input.room() - session.head_bytes;
+    const bool has_room = !head.is_chunked || behind > 0;
+    if (parsed.state == http::Parse::kDone && has_room) return true;
     // One block above the bound, so that the parser is the one to say that the head is too long.
     if (!session.input.make_room(limits.head_bytes_max + net::kBlockBytes)) {
-      co_return Error{431, Blame::kClient, "The request head is too large."};
+      refusal = Error{431, Blame::kClient, "The request head is too large."};
+      return false;
     }
-    if (session.head_bytes > 0) continue;  // the head is whole; it only had to move
+    if (session.head_bytes == 0) break;  // else the head is whole; it only had to move
+  }
+  return std::nullopt;
+}
+
+net::Task<bool> read_more_head(Session& session, const Limits& limits, http::RequestHead& head,
+                               MaybeError& refusal) {
+  const MonotonicTime deadline = session.server.loop().now() + limits.timeout_head;
+  for (;;) {
     const IoResult read =
         co_await session.client.read_some(session.input.tail(), session.input.room(), deadline);
     session.input.append(read.bytes);
     if (read.status == IoStatus::kTimeout && !session.input.empty()) {
-      co_return Error{408, Blame::kClient, "The request head did not arrive in time."};
+      refusal = Error{408, Blame::kClient, "The request head did not arrive in time."};
     }
     if (!read.ok()) co_return false;
+    const std::optional<bool> is_whole = parse_head(session, limits, head, refusal);
+    if (is_whole) co_return *is_whole;
   }
+}
+
+// Reads until the head is whole. False: the connection closes, after an Error if there is one.
+net::Step<bool> read_head(Session& session, const Limits& limits, http::RequestHead& head,
+                          MaybeError& refusal) {
+  session.head_bytes = 0;
+  const std::optional<bool> is_whole = parse_head(session, limits, head, refusal);
+  if (is_whole) return *is_whole;
+  return read_more_head(session, limits, head, refusal);
 }
 
 // Tells the client that no more is coming and reads on for a while: closing at once would reset the
@@ -113,12 +134,10 @@ net::Task<bool> serve_next(Session& session, http::RequestHead& head) {
   const std::shared_ptr<const Config> config = session.server.config();  // not before it: a reload
   session.is_idle = false;
   session.input.make_room(net::kBlockBytes);  // the head to the front: nothing moves it after this
-  const Result<bool> has_head = co_await read_head(session, config->limits, head);
-  if (!has_head.ok()) {
-    co_await refuse_head(session, has_head.error());
-    co_return false;
-  }
-  if (!*has_head) co_return false;
+  MaybeError refusal;
+  const bool has_head = co_await read_head(session, config->limits, head, refusal);
+  if (refusal) co_await refuse_head(session, *refusal);
+  if (!has_head) co_return false;
   ++session.requests;
   session.server.counters().requests.add();
   const bool keeps = co_await serve_request(session, head);
