@@ -31,6 +31,7 @@ class Proxy {
   explicit Proxy(const Options& options);
   ~Proxy();
 
+  const std::string& binary() const { return options_.binary; }
   uint16_t port() const { return port_; }
   const std::vector<std::string>& tokens() const { return tokens_; }
   pid_t pid() const { return process_->pid(); }

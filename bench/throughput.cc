@@ -1,13 +1,14 @@
 // CPU per request under closed-loop load: through the proxy, through nginx and HAProxy that merely
 // forward, and direct, in turn. What is measured has one core, load and backend another. Fails when
-// the bills do not add up, never by time. throughput BINARY [ROUNDS [LANES]], of which LANES is a
-// part of their titles.
+// the bills do not add up, never by time. throughput BINARY[,BINARY...] [ROUNDS [LANES]], of which
+// LANES is a part of their titles. Several binaries: a change beside what it changed.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <functional>
 #include <memory>
+#include <ranges>
 #include <string_view>
 #include <thread>
 #include <vector>
@@ -77,6 +78,7 @@ struct Runner {
   Way way;
   std::function<uint16_t(bool is_stream)> port;
   std::vector<std::string> tokens{"none"};
+  const Proxy* proxy = nullptr;  // null: a peer
   std::unique_ptr<Load> load{};
   LoadFigures figures{};
 };
@@ -91,7 +93,8 @@ void print_lane(const Lane& lane, const std::vector<std::unique_ptr<Runner>>& ru
     }
     return spread(result, is_paced ? 2 : 1);
   };
-  const LoadFigures& nginx = runners[2]->figures;
+  const auto is_nginx = [](const auto& runner) { return runner->way.name == "nginx"; };
+  const LoadFigures& nginx = (*std::find_if(runners.begin(), runners.end(), is_nginx))->figures;
   fmt::print("\n### {}\n\n", lane.title);
   Table table({"", "requests/s", is_paced ? "CPU us/chunk" : "CPU us/request", "over nginx",
                "of it data path", "over nginx", "shipping", "event loop", "core busy %"});
@@ -110,8 +113,7 @@ void print_lane(const Lane& lane, const std::vector<std::unique_ptr<Runner>>& ru
   }
 }
 
-void run_lane(const Lane& lane, std::vector<std::unique_ptr<Runner>>& runners, const Proxy& proxy,
-              size_t rounds) {
+void run_lane(const Lane& lane, std::vector<std::unique_ptr<Runner>>& runners, size_t rounds) {
   std::vector<Runner*> order;
   for (const auto& runner : runners) {
     runner->figures = {};
@@ -124,7 +126,7 @@ void run_lane(const Lane& lane, std::vector<std::unique_ptr<Runner>>& runners, c
   for (size_t round = 0; round <= rounds; ++round) {  // the first is to warm up
     for (Runner* runner : order) {
       measure(runner->way, *runner->load, runner->figures, round > 0, [&] {
-        if (runner == runners[1].get()) await_bills(proxy, runner->way.bills.size());
+        if (runner->proxy != nullptr) await_bills(*runner->proxy, runner->way.bills.size());
       });
     }
     std::rotate(order.begin(), order.begin() + 1, order.end());
@@ -134,35 +136,46 @@ void run_lane(const Lane& lane, std::vector<std::unique_ptr<Runner>>& runners, c
 }
 
 // On processes of their own.
-size_t run_lanes(const std::vector<Lane>& lanes, bool is_tls, const std::string& binary,
-                 size_t rounds) {
+size_t run_lanes(const std::vector<Lane>& lanes, bool is_tls,
+                 const std::vector<std::string>& binaries, size_t rounds) {
   if (lanes.empty()) return 0;
   const Backend backend, tls_backend(1, true);
   const Backend& target = is_tls ? tls_backend : backend;
-  Proxy proxy({.binary = binary,
-               .backend_ports = target.ports(),
-               .threads = 1,
-               .is_tls = is_tls,
-               .core = kMeasuredCore});
+  std::vector<std::unique_ptr<Proxy>> proxies;
+  for (const std::string& binary : binaries) {
+    proxies.push_back(std::make_unique<Proxy>(Proxy::Options{.binary = binary,
+                                                             .backend_ports = target.ports(),
+                                                             .threads = 1,
+                                                             .is_tls = is_tls,
+                                                             .core = kMeasuredCore}));
+  }
   const auto nginx = Peer::start_nginx(target.port(), is_tls);
   const auto haproxy = Peer::start_haproxy(target.port(), is_tls);
   const auto copy = is_tls ? nullptr : Peer::start_copy(target.port());
   std::vector<std::unique_ptr<Runner>> runners;
-  const auto add = [&](Way way, auto port, std::vector<std::string> tokens = {"none"}) {
-    runners.push_back(std::make_unique<Runner>(
-        Runner{.way = std::move(way), .port = port, .tokens = std::move(tokens)}));
+  const auto add = [&](Way way, auto port) {
+    runners.push_back(std::make_unique<Runner>(Runner{.way = std::move(way), .port = port}));
   };
   add({.name = "direct"}, [&](bool) { return backend.port(); });
-  add(
-      {.name = "proxy", .pid = proxy.pid()}, [&](bool) { return proxy.port(); }, proxy.tokens());
+  for (const auto& proxy : proxies) {
+    const std::string name = proxies.size() == 1 ? "proxy" : "proxy " + proxy->binary();
+    add({.name = name, .pid = proxy->pid()}, [&](bool) { return proxy->port(); });
+    runners.back()->tokens = proxy->tokens();
+    runners.back()->proxy = proxy.get();
+  }
   for (const Peer* peer : {nginx.get(), haproxy.get(), copy.get()}) {
     if (peer == nullptr) continue;
     add({.name = peer->name(), .pid = peer->pid()},
         [peer](bool is_stream) { return peer->port(is_stream); });
   }
-  for (const Lane& lane : lanes) run_lane(lane, runners, proxy, rounds);
-  proxy.stop_and_check(runners[1]->way.bills);
-  return runners[1]->way.bills.size();
+  for (const Lane& lane : lanes) run_lane(lane, runners, rounds);
+  size_t requests = 0;
+  for (size_t i = 0; i < proxies.size(); ++i) {
+    const Bills& bills = runners[1 + i]->way.bills;  // behind the direct way
+    proxies[i]->stop_and_check(bills);
+    requests += bills.size();
+  }
+  return requests;
 }
 
 std::vector<Lane> pick(const std::vector<Lane>& lanes, std::string_view wanted) {
@@ -173,7 +186,7 @@ std::vector<Lane> pick(const std::vector<Lane>& lanes, std::string_view wanted) 
   return picked;
 }
 
-void run(const std::string& binary, size_t rounds, std::string_view wanted) {
+void run(const std::vector<std::string>& binaries, size_t rounds, std::string_view wanted) {
   if (std::thread::hardware_concurrency() < 2) throw Failure("needs two cores");
   raise_open_files_limit();
   pin_to_core(kLoadCore);
@@ -184,8 +197,8 @@ void run(const std::string& binary, size_t rounds, std::string_view wanted) {
       "SQLite.\n",
       rounds, kRun.count(), kMeasuredCore, kLoadCore);
   std::fflush(stdout);
-  const size_t requests = run_lanes(pick(all_lanes(), wanted), false, binary, rounds) +
-                          run_lanes(pick(tls_lanes(), wanted), true, binary, rounds);
+  const size_t requests = run_lanes(pick(all_lanes(), wanted), false, binaries, rounds) +
+                          run_lanes(pick(tls_lanes(), wanted), true, binaries, rounds);
   fmt::print("\n{} requests through the proxy, {} bills, each count right.\n", requests, requests);
 }
 
@@ -196,8 +209,12 @@ int main(int argc, char** argv) {
   using namespace llmproxy::bench;
   const size_t rounds = argc > 2 ? number_of(argv[2]) : kRoundsDefault;
   if (argc < 2 || argc > 4 || rounds == 0) {
-    fmt::print(stderr, "usage: throughput BINARY [ROUNDS [LANES]]\n");
+    fmt::print(stderr, "usage: throughput BINARY[,BINARY...] [ROUNDS [LANES]]\n");
     return 64;
   }
-  return run_program("throughput", [&] { run(argv[1], rounds, argc > 3 ? argv[3] : ""); });
+  std::vector<std::string> binaries;
+  for (const auto part : std::views::split(std::string_view(argv[1]), ',')) {
+    binaries.emplace_back(part.begin(), part.end());
+  }
+  return run_program("throughput", [&] { run(binaries, rounds, argc > 3 ? argv[3] : ""); });
 }
