@@ -24,7 +24,9 @@ constexpr size_t kCopyBytes = 16'384;
 class CopyLoop {
  public:
   CopyLoop(uint16_t& port, uint16_t backend_port)
-      : backend_port_(backend_port), listener_(listen_on(port, kBacklog)), epoll_(epoll_create1(0)) {
+      : backend_port_(backend_port),
+        listener_(listen_on(port, kBacklog)),
+        epoll_(epoll_create1(0)) {
     fcntl(listener_.get(), F_SETFL, O_NONBLOCK);
     watch(listener_.get(), 0);
   }
@@ -64,7 +66,8 @@ class CopyLoop {
   }
 
   void join(int from, int to) {
-    if (static_cast<size_t>(from) >= peers_.size()) peers_.resize(static_cast<size_t>(from) + 1, -1);
+    if (static_cast<size_t>(from) >= peers_.size())
+      peers_.resize(static_cast<size_t>(from) + 1, -1);
     peers_[static_cast<size_t>(from)] = to;
   }
 

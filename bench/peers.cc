@@ -110,8 +110,9 @@ std::unique_ptr<Peer> Peer::start_copy(uint16_t backend_port, int core) {
   const auto self = std::filesystem::read_symlink("/proc/self/exe");
   std::unique_ptr<Peer> peer(new Peer("copy loop", "of this commit"));
   peer->stream_port_ = peer->port_;
-  peer->launch({self.parent_path() / "copy", std::to_string(peer->port_), std::to_string(backend_port)},
-               core);
+  peer->launch(
+      {self.parent_path() / "copy", std::to_string(peer->port_), std::to_string(backend_port)},
+      core);
   return peer;
 }
 

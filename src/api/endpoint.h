@@ -70,6 +70,8 @@ class StreamReader {
 constexpr size_t kShortBody = size_t{1} << 20;
 size_t reading_bytes(std::string_view body);  // at most
 
+constexpr size_t kSplicesMax = 8;  // of one call
+
 struct Endpoint {
   std::string_view method;
   std::string_view path;
@@ -79,6 +81,7 @@ struct Endpoint {
   // 400.
   Result<Call> (*read_call)(std::string_view body) = nullptr;
   // The splices that make the backend report usage as `policy` says; empty for most. Same `body`.
+  // At most kSplicesMax, in order.
   std::vector<Splice> (*edit_call)(std::string_view body, const Call& call,
                                    UsagePolicy policy) = nullptr;
   std::unique_ptr<StreamReader> (*read_stream)(const Call& call, UsagePolicy policy) = nullptr;

@@ -16,7 +16,7 @@ Sha256 sha256(std::string_view bytes);
 void random_bytes(
     std::span<uint8_t> out);  // cryptographically strong; ends the process if it cannot
 
-std::string to_hex(std::span<const uint8_t> bytes);  // lower case
+std::string to_hex(std::span<const uint8_t> bytes);         // lower case
 void write_hex(std::span<const uint8_t> bytes, char* out);  // the same; twice as many characters
 std::optional<std::string> from_hex(std::string_view hex);
 

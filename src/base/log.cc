@@ -60,9 +60,18 @@ void append_escaped(std::string& line, std::string_view text) {
   }
 }
 
+// Of now. Many lines are of one millisecond.
+const std::string& time_stamp() {
+  thread_local WallMs formatted_for = -1;
+  thread_local std::string text;
+  const WallMs now = wall_now_ms();
+  if (std::exchange(formatted_for, now) != now) text = format_utc(now);
+  return text;
+}
+
 void format_line(std::string& line, LogLevel level, std::string_view text) {
   while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) text.remove_suffix(1);
-  line += format_utc(wall_now_ms());
+  line += time_stamp();
   line += ' ';
   line += level_name(level);
   line += ' ';

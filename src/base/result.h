@@ -32,7 +32,7 @@ struct Error {
 class [[nodiscard]] MaybeError {
  public:
   MaybeError() = default;
-  MaybeError(std::nullopt_t) {}                                                 // NOLINT: implicit
+  MaybeError(std::nullopt_t) {}  // NOLINT: implicit
   MaybeError(Error error) : error_(std::make_unique<Error>(std::move(error))) {}  // NOLINT
 
   explicit operator bool() const { return error_ != nullptr; }

@@ -125,6 +125,23 @@ bool LedgerLog::wants_spare() const {
 
 // Appending.
 
+void LedgerLog::Pending::push_back(Append append) {
+  if (begin_ > all_.size() / 2) {
+    all_.erase(all_.begin(), begin());
+    begin_ = 0;
+  }
+  all_.push_back(std::move(append));
+}
+
+LedgerLog::Append LedgerLog::Pending::take_front() {
+  Append taken = std::move(all_[begin_++]);
+  if (!empty()) return taken;
+  begin_ = 0;
+  all_.clear();
+  if (all_.capacity() > kKeptMax) all_.shrink_to_fit();
+  return taken;
+}
+
 void LedgerLog::append(std::vector<Append> appends) {
   const size_t size_before = pending_.size();
   try {
@@ -185,8 +202,7 @@ void LedgerLog::add_to_group(Append append) {
 }
 
 void LedgerLog::take_pending() {
-  add_to_group(std::move(pending_.front()));
-  pending_.pop_front();
+  add_to_group(pending_.take_front());
 }
 
 bool LedgerLog::has_pending_dead() const {
@@ -324,7 +340,7 @@ void LedgerLog::end_write(int error, MonotonicTime now, std::vector<Told>& told)
 void LedgerLog::give_up(std::vector<Told>& told) {
   if (has_mark_) group_.pop_back();
   group_.erase(group_.begin(), group_.begin() + static_cast<ptrdiff_t>(copies_));
-  std::deque<Append> kept;
+  Pending kept;
   const auto sort_out = [&](Append& append) {
     if (!append.gives_up) return kept.push_back(std::move(append));
     reserved_ -= append.room;

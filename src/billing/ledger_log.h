@@ -173,6 +173,26 @@ class LedgerLog {
     uint64_t used() const { return view.end_bytes; }
   };
 
+  // First in, first out, in an array that is kept: a deque would allocate for each.
+  class Pending {
+   public:
+    static constexpr size_t kKeptMax = 1024;
+
+    bool empty() const { return begin_ == all_.size(); }
+    size_t size() const { return all_.size() - begin_; }
+    auto begin() { return all_.begin() + static_cast<ptrdiff_t>(begin_); }
+    auto end() { return all_.end(); }
+    auto begin() const { return all_.begin() + static_cast<ptrdiff_t>(begin_); }
+    auto end() const { return all_.end(); }
+    void push_back(Append append);
+    void pop_back() { all_.pop_back(); }
+    Append take_front();
+
+   private:
+    std::vector<Append> all_;
+    size_t begin_ = 0;  // those before it were taken
+  };
+
   void fill_group();
   void take_pending();
   uint64_t spare_bytes() const;
@@ -206,8 +226,8 @@ class LedgerLog {
   uint64_t next_segment_;
   size_t tail_, tail_bytes_;  // 0 once it is durable again
 
-  std::deque<Append> pending_;  // appended, in no group yet
-  std::vector<Append> group_;   // in the group in hand: being written, or to be written again
+  Pending pending_;            // appended, in no group yet
+  std::vector<Append> group_;  // in the group in hand: being written, or to be written again
   GroupBuilder builder_;
   std::string first_write_;  // header and group, for the first write of a segment
   std::string scratch_;

@@ -29,6 +29,35 @@ struct Refusal {
   explicit operator bool() const { return status != 0; }
 };
 
+bool is_same_letter(char a, char b) {
+  return to_lower(a) == to_lower(b);
+}
+
+// All bytes of a word at once: they are the same, or letters that differ in the bit for case.
+template <class Word>
+bool is_same_word(const char* a, const char* b) {
+  constexpr Word kEach = Word(~Word{0}) / 0xff;  // 1 in each byte
+  constexpr Word kCase = kEach * 0x20, kLow = kEach * 0x7f, kTop = kEach * 0x80;
+  Word x, y;
+  std::memcpy(&x, a, sizeof x);
+  std::memcpy(&y, b, sizeof y);
+  const Word difference = x ^ y, lower = x | kCase;
+  if ((difference & ~kCase) != 0) return false;
+  const Word from_a = (lower & kLow) + kEach * (0x80 - 'a');    // its top bits: from 'a' on,
+  const Word beyond_z = (lower & kLow) + kEach * (0x7f - 'z');  // beyond 'z'
+  const Word letters = from_a & ~beyond_z & ~lower & kTop;
+  return (difference & ~(letters >> 2)) == 0;
+}
+
+// Of at least a word; the last one overlaps the one before.
+template <class Word>
+bool is_same(const char* a, const char* b, size_t size) {
+  for (size_t at = 0; at + sizeof(Word) < size; at += sizeof(Word)) {
+    if (!is_same_word<Word>(a + at, b + at)) return false;
+  }
+  return is_same_word<Word>(a + size - sizeof(Word), b + size - sizeof(Word));
+}
+
 ParseResult incomplete() {
   return {};
 }
@@ -408,10 +437,10 @@ ParseResult parse_response_head(std::string_view bytes, const HeadLimits& limits
   return as_response(finish(refusal, end.consumed, head));
 }
 
-bool equals_ignoring_case(std::string_view a, std::string_view b) {
-  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [](char x, char y) {
-           return to_lower(x) == to_lower(y);
-         });
+bool detail::same_ignoring_case(const char* a, const char* b, size_t size) {
+  if (size >= sizeof(uint64_t)) return is_same<uint64_t>(a, b, size);
+  if (size >= sizeof(uint32_t)) return is_same<uint32_t>(a, b, size);
+  return std::equal(a, a + size, b, is_same_letter);
 }
 
 bool has_list_member(std::string_view value, std::string_view token) {

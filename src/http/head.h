@@ -18,8 +18,13 @@ struct Header {
   std::string_view value;  // without blanks around it
 };
 
+namespace detail {
+bool same_ignoring_case(const char* a, const char* b, size_t size);
+}
 // ASCII case-insensitive.
-bool equals_ignoring_case(std::string_view a, std::string_view b);
+inline bool equals_ignoring_case(std::string_view a, std::string_view b) {
+  return a.size() == b.size() && detail::same_ignoring_case(a.data(), b.data(), a.size());
+}
 
 struct HeadLimits {
   size_t head_bytes_max = 32 << 10;

@@ -1,6 +1,7 @@
 // Tables of request and response heads: each ambiguity named in RFC 9112 and in published smuggling
 // attacks is one row. No sockets; what a caller does with a well-formed head is tested elsewhere.
 #include "http/head.h"
+#include "http/characters.h"
 
 #include <gtest/gtest.h>
 
@@ -666,6 +667,24 @@ TEST(Header, names_in_any_case) {
   EXPECT_FALSE(equals_ignoring_case("[", "{"));
   EXPECT_FALSE(equals_ignoring_case("\xc9", "\xe9"));  // ASCII alone
   EXPECT_FALSE(equals_ignoring_case("\r", "-"));
+}
+
+// Names are compared many bytes at once: each byte at each place, beside each other byte.
+TEST(Header, names_in_any_case_wherever_they_differ) {
+  constexpr size_t kLongest = 19;
+  for (size_t size = 1; size <= kLongest; ++size) {
+    for (size_t at = 0; at < size; ++at) {
+      std::string a(size, 'x'), b(size, 'X');
+      for (int x = 0; x < 256; ++x) {
+        for (int y = 0; y < 256; ++y) {
+          a[at] = static_cast<char>(x);
+          b[at] = static_cast<char>(y);
+          ASSERT_EQ(equals_ignoring_case(a, b), to_lower(a[at]) == to_lower(b[at]))
+              << x << " and " << y << " at " << at << " of " << size;
+        }
+      }
+    }
+  }
 }
 
 TEST(Header, list_members) {

@@ -31,12 +31,12 @@ BackendPool::~BackendPool() {
 }
 
 std::unique_ptr<BackendConnection> BackendPool::take_idle(const Backend& backend) {
-  const auto found = places_.find(Origin::of(backend));
+  const auto found = places_.find(backend);
   if (found == places_.end()) return nullptr;
   BackendConnection::Idle& idle = found->second.idle;
   while (!idle.empty()) {
     auto connection = std::move(idle.back());
-    idle.pop_back();
+    nodes_.splice(nodes_.end(), idle, std::prev(idle.end()));
     if (connection->idle_until_ <= loop_.now()) continue;  // the sweep is late
     connection->socket.set_idle_watcher(nullptr);
     // What came since the loop last looked is no reply to the call that goes out now.
@@ -59,8 +59,10 @@ void BackendPool::give_back(std::unique_ptr<BackendConnection> connection,
   connection->idle_since_ = loop_.now();
   connection->idle_until_ = loop_.now() + std::min<Milliseconds>(idle_limit, kIdleMax);
   connection->socket.set_idle_watcher(connection.get());
-  idle.push_back(std::move(connection));
-  idle.back()->place_ = std::prev(idle.end());
+  if (nodes_.empty()) nodes_.emplace_back();
+  idle.splice(idle.end(), nodes_, nodes_.begin());
+  connection->place_ = std::prev(idle.end());
+  idle.back() = std::move(connection);
   if (!is_armed_) arm(loop_.now() + sweep_);
   is_armed_ = true;
 }

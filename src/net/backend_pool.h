@@ -29,8 +29,22 @@ struct Origin {
   std::string ca_file;
   Sha256 ca_digest{};
 
-  auto operator<=>(const Origin&) const = default;
   static Origin of(const Backend& backend);
+};
+
+// The order of origins, also of a backend's without a copy of it.
+struct OriginOrder {
+  using is_transparent = void;
+  template <class A, class B>
+  bool operator()(const A& a, const B& b) const {
+    return key(a) < key(b);
+  }
+
+ private:
+  template <class T>
+  static auto key(const T& of) {
+    return std::tie(of.port, of.host, of.is_https, of.verify_ssl, of.ca_file, of.ca_digest);
+  }
 };
 
 class BackendPool;
@@ -115,7 +129,8 @@ class BackendPool final : Timer {
   Loop& loop_;
   Resolver& resolver_;
   BlockPool& blocks_;
-  std::map<Origin, Place> places_;
+  std::map<Origin, Place, OriginOrder> places_;
+  BackendConnection::Idle nodes_;  // of lists, empty, for the next connection that is given back
   // By verify_ssl, ca_file and ca_digest.
   std::map<std::tuple<bool, std::string, Sha256>, std::unique_ptr<TlsContext>> contexts_;
   const Milliseconds sweep_;

@@ -31,13 +31,22 @@ bool Buffer::make_room(size_t limit) {
   }
   if (room() > 0) return true;
   if (capacity_ >= limit) return false;
-  const size_t larger = std::min(capacity_ * 2, limit);
-  auto memory = std::make_unique_for_overwrite<char[]>(larger);
-  std::memcpy(memory.get(), memory_.get(), end_);
+  move_to(std::min(capacity_ * 2, limit));
+  return true;
+}
+
+void Buffer::move_to(size_t capacity) {
+  auto memory = std::make_unique_for_overwrite<char[]>(capacity);
+  if (end_ > 0) std::memcpy(memory.get(), memory_.get(), end_);
   if (capacity_ == kBlockBytes) pool_.give(std::move(memory_));
   memory_ = std::move(memory);
-  capacity_ = larger;
-  return true;
+  capacity_ = capacity;
+}
+
+// Room for `more` bytes behind the others.
+void Buffer::extend(size_t more) {
+  if (memory_ == nullptr) make_room(kBlockBytes);
+  if (room() < more) move_to(std::max(capacity_ * 2, end_ + more));
 }
 
 void Buffer::consume(size_t n) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstring>
 #include <memory>
 #include <string_view>
 #include <vector>
@@ -47,6 +48,9 @@ class Buffer {
   void consume(size_t n);  // n bytes at the front are done with; an empty buffer rewinds
   void truncate(size_t n) { end_ = begin_ + n; }
 
+  // Copies `text` behind the bytes. Memory runs out as anywhere else: by an exception.
+  void add(std::string_view text);
+
   // Gives the block back if no bytes are in it.
   void release() {
     if (empty()) reset();
@@ -54,9 +58,18 @@ class Buffer {
   void reset();  // gives the block back, bytes or not
 
  private:
+  void extend(size_t more);
+  void move_to(size_t capacity);
+
   BlockPool& pool_;
   std::unique_ptr<char[]> memory_;
   size_t capacity_ = 0, begin_ = 0, end_ = 0;
 };
+
+inline void Buffer::add(std::string_view text) {
+  if (room() < text.size()) extend(text.size());
+  std::memcpy(tail(), text.data(), text.size());
+  end_ += text.size();
+}
 
 }  // namespace llmproxy::net

@@ -106,14 +106,14 @@ class [[nodiscard]] Task {
   Handle handle_;
 };
 
-// What a step that seldom waits returns: its value, which costs no frame, or the Task that will have
-// it. Awaited once, like a Task.
+// What a step that seldom waits returns: its value, which costs no frame, or the Task that will
+// have it. Awaited once, like a Task.
 template <class T>
 class [[nodiscard]] Step {
  public:
   template <class U>
-    requires std::convertible_to<U, T>
-  Step(U&& value) : value_(std::in_place_index<0>, std::forward<U>(value)) {}   // NOLINT: implicit
+  requires std::convertible_to<U, T> Step(U&& value)
+      : value_(std::in_place_index<0>, std::forward<U>(value)) {}          // NOLINT: implicit
   Step(Task<T> task) : value_(std::in_place_index<1>, std::move(task)) {}  // NOLINT
 
   bool await_ready() const noexcept { return value_.index() == 0; }

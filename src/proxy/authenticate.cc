@@ -1,7 +1,7 @@
 // The header is read strictly; one and the same 401 answers every key that does not count.
 #include "proxy/authenticate.h"
 
-#include <algorithm>
+#include "base/text.h"
 
 namespace llmproxy {
 namespace {
@@ -57,7 +57,8 @@ net::Step<Result<std::shared_ptr<const Key>>> authenticate(const http::RequestHe
         "(Authorization: Bearer YOUR_KEY).",
         "");
   }
-  const bool is_visible = std::ranges::all_of(token, [](char c) { return c > 0x20 && c < 0x7f; });
+  const bool is_visible =
+      printable_ascii_length(token) == token.size() && token.find(' ') == std::string_view::npos;
   if (!is_visible) return judge({.state = KeyStore::Answer::State::kRefused});
   net::Step<KeyStore::Answer> found = keys.find(loop, sha256(token), &interrupt);
   if (!found.await_ready()) return await_answer(std::move(found));

@@ -7,11 +7,13 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <charconv>
-#include <vector>
+#include <span>
 
 #include "proxy/errors.h"
 #include "proxy/header_rules.h"
+#include "proxy/reply.h"
 #include "proxy/secret_mask.h"
 
 namespace llmproxy {
@@ -22,6 +24,7 @@ using net::IoStatus;
 
 constexpr int kInterimRepliesMax = 8;
 constexpr size_t kReplyHeadBytesMax = 64 << 10;
+constexpr size_t kReplyHeadTypical = 512;  // ours
 constexpr http::HeadLimits kReplyHeadLimits{kReplyHeadBytesMax, 200, 0};
 constexpr Milliseconds kResendWithin{1'000};
 
@@ -37,42 +40,45 @@ Error describe(IoStatus status, const net::Socket& socket) {
   }
 }
 
-std::string call_head(const Request& request, size_t length, bool is_resend) {
+void add_call_head(net::Buffer& out, const Request& request, size_t length, bool is_resend) {
   const Backend& backend = *request.backend;
-  std::string head;
-  head.reserve(512);
-  head.append("POST ").append(backend.base_path).append(request.endpoint->path);
-  head.append(" HTTP/1.1\r\nHost: ").append(backend.authority).append("\r\n");
-  if (!backend.token.empty()) {
-    head.append("Authorization: Bearer ").append(backend.token).append("\r\n");
-  }
-  head.append("Content-Type: application/json\r\nContent-Length: ");
-  head.append(fmt::format_int(length).c_str());
-  head.append("\r\nAccept-Encoding: identity\r\nX-Request-Id: ").append(request.id_hex());
-  head.append(is_resend ? "-2\r\n" : "\r\n");
-  append_call_headers(head, request.head);
-  head.append("\r\n");
-  return head;
+  const auto add = [&out](auto... parts) { (out.add(parts), ...); };
+  add("POST ", backend.base_path, request.endpoint->path);
+  add(" HTTP/1.1\r\nHost: ", backend.authority, "\r\n");
+  if (!backend.token.empty()) add("Authorization: Bearer ", backend.token, "\r\n");
+  const fmt::format_int digits(length);
+  add("Content-Type: application/json\r\nContent-Length: ");
+  add(std::string_view(digits.data(), digits.size()));
+  add("\r\nAccept-Encoding: identity\r\nX-Request-Id: ", request.id_hex());
+  add(is_resend ? "-2\r\n" : "\r\n");
+  add_call_headers(out, request.head);
+  add("\r\n");
 }
 
-// The body's bytes with the splices laid between them; nothing is copied.
-std::vector<iovec> call_parts(std::string& head, std::string_view body,
-                              const std::vector<Splice>& splices) {
-  std::vector<iovec> parts;
-  parts.reserve(2 + 2 * splices.size());
-  parts.push_back({head.data(), head.size()});
-  size_t at = 0;
-  const auto add = [&](const char* data, size_t size) {
-    if (size > 0) parts.push_back({const_cast<char*>(data), size});
-  };
-  for (const Splice& splice : splices) {
-    add(body.data() + at, splice.offset - at);
-    add(splice.insert.data(), splice.insert.size());
-    at = splice.offset + splice.remove;
+// Of a call: its head and its body, with the splices laid between the body's bytes; nothing is
+// copied.
+class CallParts {
+ public:
+  CallParts(std::string_view head, std::string_view body, std::span<const Splice> splices) {
+    LLMPROXY_CHECK(splices.size() <= kSplicesMax);
+    add(head);
+    size_t at = 0;
+    for (const Splice& splice : splices) {
+      add(body.substr(at, splice.offset - at));
+      add(splice.insert);
+      at = splice.offset + splice.remove;
+    }
+    add(body.substr(at));
   }
-  add(body.data() + at, body.size() - at);
-  return parts;
-}
+  std::span<iovec> get() { return {parts_.data(), count_}; }
+
+ private:
+  void add(std::string_view bytes) {
+    if (!bytes.empty()) parts_[count_++] = {const_cast<char*>(bytes.data()), bytes.size()};
+  }
+  std::array<iovec, 2 + 2 * kSplicesMax> parts_;
+  size_t count_ = 0;
+};
 
 size_t edited_size(std::string_view body, const std::vector<Splice>& splices) {
   size_t size = body.size();
@@ -90,8 +96,7 @@ Milliseconds announced_idle(const http::ResponseHead& head) {
   return seconds > 1 ? std::chrono::seconds(seconds - 1) : std::chrono::seconds(0);
 }
 
-MaybeError take_head(const Request& request, const http::ResponseHead& head,
-                               Exchange& exchange) {
+MaybeError take_head(const Request& request, const http::ResponseHead& head, Exchange& exchange) {
   if (head.status >= 300 && head.status < 400) {
     return after_sending(backend_error(502, "The model server sent a redirect.",
                                        fmt::format("status {}", head.status)));
@@ -107,7 +112,10 @@ MaybeError take_head(const Request& request, const http::ResponseHead& head,
   exchange.idle_limit = announced_idle(head);
   exchange.has_cache_control = head.find("cache-control") != nullptr;
   exchange.secret = request.backend->token;
-  append_reply_headers(exchange.headers, head, SecretMask(exchange.secret));
+  exchange.head.reserve(kReplyHeadTypical);
+  append_status_line(exchange.head, head.status);
+  append_reply_headers(exchange.head, head, SecretMask(exchange.secret));
+  exchange.head.append("X-Request-Id: ").append(request.id_hex()).append("\r\n");
   return std::nullopt;
 }
 
@@ -124,11 +132,10 @@ Error invalid_reply(std::string_view why) {
 }
 
 // The head at the front of the buffer, if it is whole.
-std::optional<HeadEnd> parse_head(const Request& request, Exchange& exchange,
-                                  MaybeError& error) {
+std::optional<HeadEnd> parse_head(const Request& request, Exchange& exchange, MaybeError& error) {
   net::Buffer& input = exchange.connection->input;
   if (input.empty()) return std::nullopt;
-  http::ResponseHead head;
+  http::ResponseHead& head = request.server.empty_reply_head();
   const http::ParseResult parsed = parse_response_head(input.bytes(), kReplyHeadLimits, head);
   if (parsed.state == http::Parse::kIncomplete) return std::nullopt;
   if (parsed.state == http::Parse::kInvalid || head.status == 101) {
@@ -167,21 +174,22 @@ net::Task<HeadEnd> read_head(Request& request, Exchange& exchange, MaybeError& e
 // Sends the call and reads the reply's head; interim replies are passed over. A backend may refuse
 // a call before it has taken all of it: then its reply counts, and not our EPIPE or its deafness.
 // The connection serves no more in that case.
-net::Task<HeadEnd> call(Request& request, Exchange& exchange, bool is_resend,
-                        MaybeError& error) {
+net::Task<HeadEnd> call(Request& request, Exchange& exchange, bool is_resend, MaybeError& error) {
   net::Loop& loop = request.server.loop();
   net::Socket& socket = exchange.connection->socket;
   const std::string_view body = request.body.bytes();
-  std::string head = call_head(request, edited_size(body, request.splices), is_resend);
-  std::vector<iovec> parts = call_parts(head, body, request.splices);
+  net::Buffer head(request.server.blocks());
+  add_call_head(head, request, edited_size(body, request.splices), is_resend);
+  CallParts parts(head.bytes(), body, request.splices);
   request.evidence.was_sent = true;
   request.server.counters().calls.add();
   IoResult sent{IoStatus::kAnswered};
   MonotonicTime written = loop.now();
   for (int interim = 0; interim <= kInterimRepliesMax; ++interim) {
     if (sent.status == IoStatus::kAnswered) {
-      sent = co_await socket.write_unless_answered(parts, request.config->timeout_read);
+      sent = co_await socket.write_unless_answered(parts.get(), request.config->timeout_read);
       written = loop.now();
+      if (sent.ok()) head.reset();
     }
     if (sent.status == IoStatus::kTimeout || sent.status == IoStatus::kCancelled ||
         sent.status == IoStatus::kFailed) {

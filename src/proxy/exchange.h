@@ -29,7 +29,7 @@ struct Exchange {
   bool keeps_alive = false;
   Milliseconds idle_limit = net::BackendPool::kIdleMax;
   bool has_cache_control = false;
-  std::string headers;  // those that pass to the client, each line with its CRLF
+  std::string head;  // for the client, but for framing and connection: whole lines, no empty one
 
   void close();
 };

@@ -11,6 +11,7 @@ namespace llmproxy {
 namespace {
 
 using http::Header;
+using std::operator""sv;
 
 constexpr std::array<std::string_view, 9> kToBackend = {
     "accept",      "user-agent", "openai-beta", "anthropic-version", "anthropic-beta",
@@ -47,11 +48,11 @@ void append(std::string& out, const Header& header) {
 
 }  // namespace
 
-void append_call_headers(std::string& out, const http::RequestHead& head) {
+void add_call_headers(net::Buffer& out, const http::RequestHead& head) {
   for (const Header& header : head.headers) {
     if (!is_listed(kToBackend, header.name)) continue;
     if (is_named_by_connection(head.headers, header.name)) continue;
-    append(out, header);
+    for (const std::string_view part : {header.name, ": "sv, header.value, "\r\n"sv}) out.add(part);
   }
 }
 

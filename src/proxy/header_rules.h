@@ -6,12 +6,13 @@
 #include <vector>
 
 #include "http/head.h"
+#include "net/buffer.h"
 #include "proxy/secret_mask.h"
 
 namespace llmproxy {
 
-// Appends "Name: value\r\n" for each client header that a backend gets to see.
-void append_call_headers(std::string& out, const http::RequestHead& head);
+// Adds "Name: value\r\n" for each client header that a backend gets to see.
+void add_call_headers(net::Buffer& out, const http::RequestHead& head);
 
 // The same for each backend header that the client gets to see. A value that holds the backend's
 // token is left out.

@@ -14,9 +14,10 @@ using http::Header;
 std::string call_headers(std::vector<Header> headers) {
   http::RequestHead head;
   head.headers = std::move(headers);
-  std::string out;
-  append_call_headers(out, head);
-  return out;
+  net::BlockPool blocks;
+  net::Buffer out(blocks);
+  add_call_headers(out, head);
+  return std::string(out.bytes());
 }
 
 std::string reply_headers(std::vector<Header> headers, std::string_view secret = "") {

@@ -52,8 +52,8 @@ class KeyStore {
   // Takes the live settings of a reloaded config. Another access level empties the cache.
   void apply(const Config& config);
 
-  // The key whose token has this digest: at once if it is in the cache. Else waits for the database at most KeyWaits::first, and no
-  // longer than until `interrupt` is fired.
+  // The key whose token has this digest: at once if it is in the cache. Else waits for the database
+  // at most KeyWaits::first, and no longer than until `interrupt` is fired.
   net::Step<Answer> find(net::Loop& loop, const Sha256& digest,
                          net::Interrupt* interrupt = nullptr);
 

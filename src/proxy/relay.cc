@@ -14,9 +14,8 @@ namespace {
 
 using Status = ReplyBody::Status;
 
-// kMore: it is whole.
-net::Task<Status> read_whole(Request& request, const Exchange& exchange, ReplyBody& body,
-                             MemoryShare& share) {
+net::Task<Status> read_on(Request& request, const Exchange& exchange, ReplyBody& body,
+                          MemoryShare& share) {
   const size_t limit = request.config->limits.reply_bytes_max;
   if (exchange.content_length.value_or(0) > limit) co_return Status::kFull;
   for (;;) {
@@ -31,30 +30,31 @@ net::Task<Status> read_whole(Request& request, const Exchange& exchange, ReplyBo
   }
 }
 
-// What it says of its cost.
-net::Task<Status> read_facts(Request& request, const ReplyBody& body) {
+// kMore: it is whole.
+net::Step<Status> read_whole(Request& request, const Exchange& exchange, ReplyBody& body,
+                             MemoryShare& share) {
+  const size_t limit = request.config->limits.reply_bytes_max;
+  const bool came_with_head = body.is_done() && body.bytes().size() <= net::kBlockBytes;
+  if (came_with_head && body.bytes().size() <= limit) return Status::kMore;
+  return read_on(request, exchange, body, share);
+}
+
+// What it says of its cost. False: there is no room to read it.
+net::Step<bool> read_facts(Request& request, const ReplyBody& body) {
   const auto read = [&request, &body] {
     request.evidence.facts = request.endpoint->read_reply(body.bytes(), request.call);
   };
-  const bool is_read =
-      co_await read_body(request.server, body.bytes(), MemoryBudget::Use::kReply, read);
-  co_return is_read ? Status::kMore : Status::kNoMemory;
+  return read_body(request.server, body.bytes(), MemoryBudget::Use::kReply, read);
 }
 
-net::Task<void> send_plain(Request& request, const Exchange& exchange, std::string_view body) {
-  std::string head;
-  head.reserve(512);
-  append_status_line(head, exchange.status);
-  head.append(exchange.headers).append("X-Request-Id: ").append(request.id_hex()).append("\r\n");
-  if (exchange.has_no_body) {
-    head += request.keeps_alive() ? "\r\n" : "Connection: close\r\n\r\n";
-  } else {
-    append_length_and_end(head, body.size(), request.keeps_alive());
-  }
-  request.status = exchange.status;
-  std::array<iovec, 2> parts{iovec{head.data(), head.size()},
-                             iovec{const_cast<char*>(body.data()), body.size()}};
-  co_await request.send_to_client(parts);
+iovec part(std::string_view bytes) {
+  return {const_cast<char*>(bytes.data()), bytes.size()};
+}
+
+void end_head(const Request& request, Exchange& exchange, size_t length) {
+  if (!exchange.has_no_body)
+    return append_length_and_end(exchange.head, length, request.keeps_alive());
+  exchange.head += request.keeps_alive() ? "\r\n" : "Connection: close\r\n\r\n";
 }
 
 }  // namespace
@@ -63,12 +63,17 @@ net::Task<MaybeError> relay_plain(Request& request, Exchange& exchange) {
   MemoryShare share(request.server.parts().memory, MemoryBudget::Use::kReply);
   ReplyBody body(exchange);
   Status status = co_await read_whole(request, exchange, body, share);
-  if (status == Status::kMore) status = co_await read_facts(request, body);
+  if (status == Status::kMore && !co_await read_facts(request, body)) status = Status::kNoMemory;
   const bool is_whole = status == Status::kMore;
   request.evidence.ended_normally = is_whole;
   request.evidence.is_too_long = status == Status::kFull || status == Status::kNoMemory;
   const bool is_recorded = co_await settle(request);
-  if (is_whole && is_recorded) co_await send_plain(request, exchange, body.bytes());
+  if (is_whole && is_recorded) {
+    end_head(request, exchange, body.bytes().size());
+    request.status = exchange.status;
+    std::array<iovec, 2> parts{part(exchange.head), part(body.bytes())};
+    co_await request.send_to_client(parts);
+  }
   end_exchange(request, exchange, is_whole && body.is_clean());
   if (!is_recorded) co_return after_sending(cannot_record());
   if (is_whole) co_return std::nullopt;

@@ -13,6 +13,7 @@
 #include "billing/ledger.h"
 #include "billing/object_id.h"
 #include "config/config.h"
+#include "http/head.h"
 #include "net/backend_pool.h"
 #include "net/buffer.h"
 #include "net/listener.h"
@@ -66,6 +67,11 @@ class Server final : public net::Listener::Acceptor {
   net::Loop& loop() { return loop_; }
   net::BlockPool& blocks() { return blocks_; }
   net::BackendPool& backends() { return backends_; }
+  // Empty, with room from the last one: of a reply that is being read, and gone with the next.
+  http::ResponseHead& empty_reply_head() {
+    reply_head_.clear();
+    return reply_head_;
+  }
   Counters& counters() { return counters_; }
   const Counters& counters() const { return counters_; }
 
@@ -99,6 +105,7 @@ class Server final : public net::Listener::Acceptor {
   net::Loop loop_;
   net::BlockPool blocks_;
   net::BackendPool backends_;
+  http::ResponseHead reply_head_;
   std::optional<net::Listener> listener_;
   std::list<Session*> sessions_;
   Counters counters_;

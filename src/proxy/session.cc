@@ -43,8 +43,8 @@ net::Task<bool> wait_for_request(Session& session) {
   }
 }
 
-// The head at the front of the input, if it is whole: true, or false with an Error to be told before
-// closing. Nothing: there is room for more of it.
+// The head at the front of the input, if it is whole: true, or false with an Error to be told
+// before closing. Nothing: there is room for more of it.
 std::optional<bool> parse_head(Session& session, const Limits& limits, http::RequestHead& head,
                                MaybeError& refusal) {
   while (!session.input.empty()) {

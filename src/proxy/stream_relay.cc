@@ -180,9 +180,8 @@ class StreamRelay {
 };
 
 void StreamRelay::begin_head() {
-  append_status_line(head_, exchange_.status);
-  head_.append(exchange_.headers).append("X-Request-Id: ").append(request_.id_hex());
-  head_ += "\r\nX-Accel-Buffering: no\r\nTransfer-Encoding: chunked\r\n";
+  head_ = std::move(exchange_.head);
+  head_ += "X-Accel-Buffering: no\r\nTransfer-Encoding: chunked\r\n";
   if (!exchange_.has_cache_control) head_ += "Cache-Control: no-cache\r\n";
   head_ += request_.keeps_alive() ? "\r\n" : "Connection: close\r\n\r\n";
   request_.status = exchange_.status;
