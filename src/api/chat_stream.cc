@@ -303,6 +303,7 @@ Kind ChatStream::read_event(std::string_view raw, bool is_whole, std::string& te
   const bool is_one_line = is_whole && lines() == 1 && raw.starts_with(kData);
   if (content == Content::kPlain && is_one_line && !is_done(raw.substr(kData.size()))) {
     ++facts_.data_events;
+    learn(raw);
     return Kind::kPass;
   }
   thread_local std::string scratch;

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <ostream>
+#include <random>
 
 #include "api/stream_trial.h"
 
@@ -653,6 +654,45 @@ TEST(ChatStream, KeysAreSeenWhereverTheyStand) {
       ASSERT_EQ(reader->next(text).kind, Kind::kPass);
       ASSERT_EQ(reader->facts().final_figure, (Figure{9, 3})) << before << " " << after;
     }
+  }
+}
+
+// Events that come whole may be recognised by those before them; cut ones are always read. Whatever
+// follows whatever, both say the same.
+TEST(ChatStream, RecognisedEventsSayWhatReadOnesSay) {
+  const std::vector<std::string> events = {
+      chunk(choice("The")),
+      chunk(choice(" sky")),
+      chunk(choice("")),
+      chunk(choice("usage")),
+      chunk(choice(R"(a\"b)")),
+      chunk(choice(R"(","usage":{"prompt_tokens":1,"completion_tokens":2},"x":")")),
+      chunk(choice(std::string(400, 'x'))),
+      chunk(choice("is"), kNull),
+      chunk(choice(" blue"), usage(9, 2)),
+      chunk(choice("", kStop)),
+      chunk("", usage(9, 3)),
+      replace_all(chunk(choice("CR")), "\n", "\r\n"),
+      "data: {\"error\":{\"message\":\"x\"}}\n\n",
+      ": ping\n\n",
+      "\n",
+      "data: x\n\n",
+      "event: error\ndata: {}\n\n",
+      "data: {\"content\":\"\ndata: \"}\n\n",
+      kDone,
+  };
+  std::minstd_rand random(1);
+  for (int round = 0; round < 4000; ++round) {
+    const Golden golden{.name = "", .call = stream_call(round % 2 == 0), .in = ""};
+    std::string in;
+    for (int i = 0; i < 12; ++i) {
+      const size_t plain = random() % 3;  // mostly of one kind, as streams are
+      in += events[plain > 0 ? plain - 1 : random() % events.size()];
+    }
+    const StreamTrial whole = run(golden, in), bytewise = run(golden, in, every_offset(in.size()));
+    ASSERT_EQ(whole.client, bytewise.client) << in;
+    ASSERT_EQ(whole.held, bytewise.held) << in;
+    ASSERT_EQ(whole.facts, bytewise.facts) << in;
   }
 }
 

@@ -34,6 +34,12 @@ StreamReader::Piece EventStream::next_unit(std::string_view bytes) {
     }
   }
   Piece unit;
+  if (splitter_.is_between_events() && !is_skipping_) unit.size = pattern_.match(bytes);
+  if (unit.size > 0) {
+    ++facts_.data_events;
+    unit.kind = Kind::kPass;
+    return unit;
+  }
   unit.size = splitter_.next(bytes);
   if (unit.size == 0) return unit;
   const std::string_view raw = bytes.substr(0, unit.size);

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "api/endpoint.h"
+#include "api/event_pattern.h"
 #include "api/sse.h"
 
 namespace llmproxy {
@@ -28,6 +29,9 @@ class EventStream : public StreamReader {
   // Whether that rest lacks nothing but its empty line.
   virtual bool is_complete(std::string_view raw) = 0;
 
+  // `raw` was read as one event with data that passes, and so is every other of its pattern.
+  void learn(std::string_view raw) { pattern_.learn(raw); }
+
   // An event passed unread; facts_ know already that it may have held usage.
   virtual void note_skipped() {}
 
@@ -40,6 +44,7 @@ class EventStream : public StreamReader {
   Piece next_unit(std::string_view bytes);
 
   SseSplitter splitter_;
+  EventPattern pattern_;
   Piece pending_;     // read in the last call, but of another kind than the piece it returned
   std::string text_;  // of a kReplace piece
   bool is_skipping_ = false;  // inside an event whose front was sent on unread

@@ -21,6 +21,11 @@ class SseSplitter {
   // next event's bytes.
   size_t next(std::string_view bytes);
 
+  // All events so far are complete, and no line end may still go on.
+  bool is_between_events() const {
+    return searched_ == 0 && at_line_start_ && !after_carriage_return_;
+  }
+
   // How many lines the event that next() found last has, its empty one not counted.
   size_t lines() const { return lines_; }
 

@@ -312,6 +312,12 @@ void Ledger::open(const Intent& intent, bool may_bill_running, Waiter& waiter) {
   waiter.done(false);  // after close()
 }
 
+void Ledger::await(Waiter& waiter) {
+  const std::lock_guard lock(state_->mutex);
+  state_->core.await(waiter);
+  state_->wake_writer();
+}
+
 void Ledger::progress(const ObjectId& id, const Figure& figure, bool is_final) {
   const std::lock_guard lock(state_->mutex);
   if (state_->core.progress(id, figure, is_final)) state_->wake_writer();

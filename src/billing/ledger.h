@@ -53,6 +53,9 @@ class Ledger {
   // client. `may_bill_running`: its running figures may make the bill (a backend set to
   // `continuous`, one choice).
   void open(const Intent& intent, bool may_bill_running, Waiter& waiter);
+  // From now on somebody waits for the `waiter` that open() was given; it may have been told. Until
+  // then a group may still gather others.
+  void await(Waiter& waiter);
   // The latest figure of an open stream. Recorded within a second or so; nobody waits for it.
   void progress(const ObjectId& id, const Figure& figure, bool is_final);
   // Told false: it cannot be recorded: a plain reply must not go out, and is free. What has an

@@ -43,6 +43,7 @@ ByHand LedgerCore::append_by_hand(const ObjectId& id, std::vector<Record> record
     for (Record& record : records)
       appends.push_back({.record = std::move(record), .gives_up = true});
     appends.back().waiter = waiter;
+    appends.back().is_awaited = waiter != nullptr;
     closing_.emplace(id, room);
     ledger_.append(std::move(appends));
   } catch (...) {

@@ -105,14 +105,24 @@ void LedgerCore::release(const Intent& intent) {
   --active_;
 }
 
-void LedgerCore::append(LedgerLog::Append append) {
-  const bool has_waiter = append.waiter != nullptr;
+void LedgerCore::append_awaited(LedgerLog::Append&& append) {
+  append.is_awaited = append.waiter != nullptr;
+  const bool is_awaited = append.is_awaited;
   ledger_.append(std::move(append));
-  if (has_waiter) ++waiting_;
+  if (is_awaited) ++waiting_;
 }
 
+void LedgerCore::await(Waiter& waiter) {
+  if (waiter.state_ != Waiter::State::kUnawaited) return;
+  waiter.state_ = Waiter::State::kAwaited;
+  ++waiting_;
+}
+
+// Nobody waits for it while the backend thinks.
 void LedgerCore::open(const Intent& intent, bool may_bill_running, Waiter& waiter) {
-  append({.record = IntentRecord{intent, may_bill_running}, .waiter = &waiter, .gives_up = true});
+  waiter.state_ = Waiter::State::kUnawaited;
+  ledger_.append(
+      {.record = IntentRecord{intent, may_bill_running}, .waiter = &waiter, .gives_up = true});
 }
 
 bool LedgerCore::progress(const ObjectId& id, const Figure& figure, bool is_final) {
@@ -162,13 +172,13 @@ bool LedgerCore::settle(Settlement settlement, Waiter& waiter) {
 
 // Memory may run out up to the append, and nothing has changed then: who catches that settles the
 // request once more.
-bool LedgerCore::enter(LedgerLog::Append entry, const ObjectId& id, Outcome::Kind kind,
+bool LedgerCore::enter(LedgerLog::Append&& entry, const ObjectId& id, Outcome::Kind kind,
                        bool was_unresolved) {
   LLMPROXY_CHECK(was_unresolved || counts_.in_flight > 0);  // I7
   const bool is_free = entry.waiter == nullptr;
   if (was_unresolved) closing_.emplace(id, 0);
   try {
-    append(std::move(entry));
+    append_awaited(std::move(entry));
   } catch (...) {
     if (was_unresolved) closing_.erase(id);
     throw;
@@ -241,8 +251,9 @@ void LedgerCore::note_told(const LedgerLog::Told& told, MonotonicTime now) {
   const Record& record = told.append.record;
   if (first_left_ > 0) --first_left_;  // they come before all others
   if (!closing_.empty()) note_closed(record, told.is_durable);
-  if (told.append.waiter != nullptr) {
-    --waiting_;
+  if (Waiter* const waiter = told.append.waiter; waiter != nullptr) {
+    const auto state = std::exchange(waiter->state_, Waiter::State::kTold);
+    if (told.append.is_awaited || state == Waiter::State::kAwaited) --waiting_;
     if (told.append.room > 0) --active_;
   }
   if (std::holds_alternative<DeadRecord>(record)) --dead_pending_;

@@ -75,6 +75,7 @@ class LedgerCore {
   bool reserve(const Intent& intent);
   void release(const Intent& intent);
   void open(const Intent& intent, bool may_bill_running, Waiter& waiter);
+  void await(Waiter& waiter);
   // True: the first since the writer took what there was.
   bool progress(const ObjectId& id, const Figure& figure, bool is_final);
   // True: its waiter is to be told at once, by the caller; it is not waited for.
@@ -141,8 +142,9 @@ class LedgerCore {
     bool is_final;
   };
 
-  void append(LedgerLog::Append append);
-  bool enter(LedgerLog::Append entry, const ObjectId& id, Outcome::Kind kind, bool was_unresolved);
+  void append_awaited(LedgerLog::Append&& append);
+  bool enter(LedgerLog::Append&& entry, const ObjectId& id, Outcome::Kind kind,
+             bool was_unresolved);
   ByHand append_by_hand(const ObjectId& id, std::vector<Record> records, Waiter* waiter);
   void note_closed(const Record& record, bool is_durable);
   bool is_unresolved(const ObjectId& id) const;

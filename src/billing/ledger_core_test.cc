@@ -118,6 +118,30 @@ class LedgerCoreTest : public testing::Test {
   std::vector<int64_t> sent_;
 };
 
+// While the backend thinks, an intent waits for others to go with it.
+TEST_F(LedgerCoreTest, AnIntentIsInAHurryOnceItIsAwaited) {
+  bill_some(1, 1);
+  const MonotonicTime gap_end = now_ + settings_.commit_gap;
+  Nobody first, second;
+  for (uint16_t i = 2; i <= 3; ++i) ASSERT_TRUE(core_->reserve(intent(i)));
+  core_->open(intent(2), false, first);
+  core_->open(intent(3), false, second);
+  EXPECT_EQ(core_->next_commit(now_, false), gap_end);
+  core_->await(first);
+  core_->await(first);
+  EXPECT_EQ(core_->next_commit(now_, false), gap_end) << "the second may have company yet";
+  core_->await(second);
+  EXPECT_EQ(core_->next_commit(now_, false), now_);
+  commit();
+  core_->await(second);  // it has been told: nothing waits for it
+  for (uint16_t i = 2; i <= 3; ++i) {
+    Settlement one = settlement(Outcome::Kind::kBilled, i);
+    one.has_intent = true;
+    (void)core_->settle(std::move(one), nobody_);
+    EXPECT_EQ(core_->next_commit(now_, false), i == 2 ? now_ + settings_.commit_gap : now_);
+  }
+}
+
 // Whoever catches it settles the request once more.
 TEST_F(LedgerCoreTest, ASettleThatRunsOutOfMemoryChangesNothing) {
   using Kind = Outcome::Kind;

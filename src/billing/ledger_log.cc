@@ -125,7 +125,7 @@ bool LedgerLog::wants_spare() const {
 
 // Appending.
 
-void LedgerLog::Pending::push_back(Append append) {
+void LedgerLog::Pending::push_back(Append&& append) {
   if (begin_ > all_.size() / 2) {
     all_.erase(all_.begin(), begin());
     begin_ = 0;
@@ -194,7 +194,7 @@ bool LedgerLog::has_upkeep() const {
   return needs_mark() || has_settled_work();
 }
 
-void LedgerLog::add_to_group(Append append) {
+void LedgerLog::add_to_group(Append&& append) {
   scratch_.clear();
   append_record(scratch_, append.record);
   builder_.add(record_type(append.record), scratch_);

@@ -100,9 +100,10 @@ class LedgerLog {
     Waiter* waiter = nullptr;  // may be null
     bool gives_up =
         false;  // when the disk fails: dropped, and told so. Others stay until it works again.
-    size_t room = 0;  // what it gives back when it is durable or dropped
+    size_t room = 0;          // what it gives back when it is durable or dropped
+    bool is_awaited = false;  // somebody waits for `waiter` to be told
   };
-  void append(Append append) { pending_.push_back(std::move(append)); }
+  void append(Append&& append) { pending_.push_back(std::move(append)); }
   void append(std::vector<Append> appends);  // all, or none where memory runs out
   // The next group ends with a mark. Only ever grows.
   void set_mark(uint64_t sequence);
@@ -184,7 +185,7 @@ class LedgerLog {
     auto end() { return all_.end(); }
     auto begin() const { return all_.begin() + static_cast<ptrdiff_t>(begin_); }
     auto end() const { return all_.end(); }
-    void push_back(Append append);
+    void push_back(Append&& append);
     void pop_back() { all_.pop_back(); }
     Append take_front();
 
@@ -199,7 +200,7 @@ class LedgerLog {
   uint64_t mark_wanted() const;
   bool has_unkept(uint64_t segment) const;
   void add_copies(size_t most);
-  void add_to_group(Append append);
+  void add_to_group(Append&& append);
   bool has_settled_work() const;
   bool has_pending_dead() const;
   bool needs_mark() const;

@@ -15,6 +15,11 @@ class Waiter {
 
  protected:
   ~Waiter() = default;
+
+ private:
+  friend class LedgerCore;
+  enum class State : uint8_t { kUnawaited, kAwaited, kTold };
+  State state_ = State::kUnawaited;  // of an intent; guarded by the ledger
 };
 
 // `intent` is what an open one was, or what it would have been (plain replies).

@@ -18,6 +18,10 @@ constexpr unsigned kSizeDigitsMax = 16;
 ChunkedDecoder::Step ChunkedDecoder::decode(char* data, size_t size) {
   Step step;
   while (step.consumed < size && state_ != State::kDone && state_ != State::kInvalid) {
+    if (state_ == State::kPayloadCr || state_ == State::kSize) {
+      step.consumed += take_plain_head({data + step.consumed, size - step.consumed});
+      if (step.consumed == size) break;
+    }
     if (state_ != State::kPayload) {
       state_ = next(data[step.consumed]);
       if (state_ != State::kInvalid) ++step.consumed;
@@ -38,6 +42,29 @@ ChunkedDecoder::Step ChunkedDecoder::decode(char* data, size_t size) {
   step.is_invalid = state_ == State::kInvalid;
   step.reason = reason_;
   return step;
+}
+
+// Nearly all heads are a few digits and CRLF, and came whole, with the CRLF of the chunk before
+// them. Returns how many bytes of such a one there are, all of which it takes; 0 for any other, and
+// for the last chunk's.
+size_t ChunkedDecoder::take_plain_head(std::string_view bytes) {
+  constexpr size_t kDigitsMax = 4;
+  if (digits_ > 0) return 0;
+  size_t at = 0;
+  if (state_ == State::kPayloadCr) {
+    if (!bytes.starts_with("\r\n")) return 0;
+    at = 2;
+  }
+  const size_t begin = at, end = std::min(bytes.size(), begin + kDigitsMax);
+  uint64_t chunk_bytes = 0;
+  for (; at < end && hex_value(bytes[at]) >= 0; ++at) {
+    chunk_bytes = chunk_bytes << 4 | static_cast<uint64_t>(hex_value(bytes[at]));
+  }
+  if (chunk_bytes == 0 || !bytes.substr(at).starts_with("\r\n")) return 0;
+  chunk_bytes_ = chunk_bytes;
+  extension_bytes_ = 0;
+  state_ = State::kPayload;
+  return at + 2;
 }
 
 ChunkedDecoder::State ChunkedDecoder::refuse(std::string_view reason) {

@@ -53,6 +53,7 @@ class ChunkedDecoder {
     kInvalid,
   };
 
+  size_t take_plain_head(std::string_view bytes);
   State next(char c);
   State next_in_size(char c);
   State next_in_extension(char c);

@@ -29,6 +29,7 @@ class LedgerWait final : public Waiter {
     net::Completion<bool>& completion_;
   };
   Told is_durable() { return Told(completion_); }
+  bool is_told() const { return completion_.await_ready(); }
 
  private:
   net::Completion<bool> completion_;

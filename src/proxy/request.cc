@@ -116,9 +116,15 @@ void open_intent(Request& request) {
   }
 }
 
+// Whether it is durable. To be awaited.
+LedgerWait::Told await_intent(Request& request) {
+  if (!request.intent->is_told()) request.server.parts().ledger.await(*request.intent);
+  return request.intent->is_durable();
+}
+
 net::Task<MaybeError> relay_recorded(Request& request, Exchange& exchange) {
   open_intent(request);
-  const bool is_recorded = co_await request.intent->is_durable();  // I1
+  const bool is_recorded = co_await await_intent(request);  // I1
   if (!is_recorded) {
     request.evidence.is_unrecorded = true;
     co_return after_sending(cannot_record());
@@ -274,7 +280,7 @@ namespace {
 
 net::Task<bool> settle_reserved(Request& request) {
   bool has_intent = false;
-  if (request.intent) has_intent = co_await request.intent->is_durable();  // it is pointed to
+  if (request.intent) has_intent = co_await await_intent(request);  // it is pointed to
   request.outcome = decide_outcome(request.evidence);
   LedgerWait wait(request.server.loop());
   record(request, has_intent, false, wait);
@@ -303,7 +309,7 @@ net::Task<void> settle_late(Request& request) {
   request.outcome = outcome;
   request.server.counters().late_figures.add();
   bool has_intent = false;
-  if (request.intent) has_intent = co_await request.intent->is_durable();
+  if (request.intent) has_intent = co_await await_intent(request);
   LedgerWait wait(request.server.loop());
   record(request, has_intent, true, wait);
   co_await wait.is_durable();
