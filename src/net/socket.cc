@@ -24,6 +24,11 @@ constexpr size_t kTlsRecordBytes = 16384;
 constexpr size_t kPartsMax = 64;  // of one sendmsg; far below IOV_MAX
 constexpr std::chrono::nanoseconds kNextRound{1};
 
+// Nothing can be read, or written, at the moment.
+bool is_no_error(int error) {
+  return error == EAGAIN || error == EWOULDBLOCK;
+}
+
 // OpenSSL's verdict on a call looks at what earlier ones left behind.
 void forget_errors() {
   ERR_clear_error();
@@ -115,7 +120,7 @@ void Socket::cancel() {
 
 bool Socket::is_quiet() {
   if (has_peer_closed_ || is_reset_) return false;
-  if (!is_readable_ && (ssl_ == nullptr || SSL_pending(ssl_) == 0)) return true;
+  if (!is_readable_ && !has_pending()) return true;
   char byte;  // perhaps drained without having noticed: the last read filled its buffer, or was TLS
   if (ssl_ == nullptr) {
     if (recv(fd_, &byte, 1, MSG_PEEK) >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) {
@@ -157,6 +162,28 @@ bool Socket::fail(IoResult& result, int error) {
   return true;
 }
 
+ssize_t Socket::receive(char* data, size_t size) {
+  ssize_t n;
+  do {
+    n = recv(fd_, data, size, 0);
+  } while (n < 0 && errno == EINTR);
+  const bool is_drained = n < 0 ? is_no_error(errno) : n > 0 && static_cast<size_t>(n) < size;
+  if (is_drained && !has_peer_closed_ && !is_reset_) is_readable_ = false;
+  return n;
+}
+
+ssize_t Socket::transmit(std::span<iovec> parts) {
+  msghdr message{};
+  message.msg_iov = parts.data();
+  message.msg_iovlen = std::min(parts.size(), kPartsMax);
+  ssize_t n;
+  do {
+    n = sendmsg(fd_, &message, MSG_NOSIGNAL);
+  } while (n < 0 && errno == EINTR);
+  if (n < 0 && is_no_error(errno)) is_writable_ = false;
+  return n;
+}
+
 IoResult Socket::read_now(char* data, size_t size, bool& would_block) {
   IoResult result;
   would_block = false;
@@ -166,17 +193,12 @@ IoResult Socket::read_now(char* data, size_t size, bool& would_block) {
     const int returned = SSL_read_ex(ssl_, data, size, &bytes);
     return tls_result(returned, bytes, would_block);
   }
-  ssize_t n;
-  do {
-    n = recv(fd_, data, size, 0);
-  } while (n < 0 && errno == EINTR);
+  const ssize_t n = receive(data, size);
   if (n > 0) {
     result.bytes = static_cast<size_t>(n);
-    if (result.bytes < size && !has_peer_closed_ && !is_reset_) is_readable_ = false;
   } else if (n == 0) {
     result.status = is_torn_ ? IoStatus::kReset : IoStatus::kEnd;
-  } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-    is_readable_ = false;
+  } else if (is_no_error(errno)) {
     would_block = true;
   } else {
     fail(result, errno);
@@ -185,7 +207,7 @@ IoResult Socket::read_now(char* data, size_t size, bool& would_block) {
 }
 
 bool Socket::Read::attempt() {
-  if (!socket_.is_readable_ && (socket_.ssl_ == nullptr || SSL_pending(socket_.ssl_) == 0)) {
+  if (!socket_.is_readable_ && !socket_.has_pending()) {
     return false;
   }
   bool would_block = false;
@@ -194,7 +216,7 @@ bool Socket::Read::attempt() {
 }
 
 bool Socket::Readable::attempt() {
-  return socket_.is_readable_ || (socket_.ssl_ != nullptr && SSL_pending(socket_.ssl_) > 0);
+  return socket_.is_readable_ || socket_.has_pending();
 }
 
 Socket::Write::Write(Socket& socket, std::span<iovec> parts, Milliseconds stall, Pace pace,
@@ -251,17 +273,10 @@ IoResult Socket::write_now(std::span<iovec> parts, bool& would_block) {
   IoResult result;
   would_block = false;
   if (ssl_ != nullptr) return tls_write_now(parts, would_block);
-  msghdr message{};
-  message.msg_iov = parts.data();
-  message.msg_iovlen = std::min(parts.size(), kPartsMax);
-  ssize_t n;
-  do {
-    n = sendmsg(fd_, &message, MSG_NOSIGNAL);
-  } while (n < 0 && errno == EINTR);
+  const ssize_t n = transmit(parts);
   if (n >= 0) {
     result.bytes = static_cast<size_t>(n);
-  } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-    is_writable_ = false;
+  } else if (is_no_error(errno)) {
     would_block = true;
   } else {
     fail(result, errno);
@@ -291,6 +306,48 @@ IoResult Socket::tls_write_now(std::span<iovec> parts, bool& would_block) {
   return tls_result(returned, bytes, would_block);
 }
 
+struct Socket::TlsBio {
+  static int read(BIO* bio, char* data, size_t size, size_t* done) {
+    Socket& socket = *static_cast<Socket*>(BIO_get_data(bio));
+    BIO_clear_retry_flags(bio);
+    *done = 0;
+    const ssize_t n = socket.is_readable_ ? socket.receive(data, size) : -1;
+    if (n < 0 && !socket.is_readable_) BIO_set_retry_read(bio);
+    if (n <= 0) return 0;
+    *done = static_cast<size_t>(n);
+    return 1;
+  }
+  static int write(BIO* bio, const char* data, size_t size, size_t* done) {
+    Socket& socket = *static_cast<Socket*>(BIO_get_data(bio));
+    BIO_clear_retry_flags(bio);
+    *done = 0;
+    iovec part{const_cast<char*>(data), size};
+    const ssize_t n = socket.is_writable_ ? socket.transmit({&part, 1}) : -1;
+    if (n < 0 && !socket.is_writable_) BIO_set_retry_write(bio);
+    if (n <= 0) return 0;
+    *done = static_cast<size_t>(n);
+    return 1;
+  }
+  static long control(BIO*, int command, long, void*) { return command == BIO_CTRL_FLUSH ? 1 : 0; }
+
+  // Made once, and never freed: sockets may outlive static objects.
+  static const BIO_METHOD* method() {
+    static const BIO_METHOD* const made = [] {
+      BIO_METHOD* const method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "socket");
+      LLMPROXY_CHECK(method != nullptr);
+      BIO_meth_set_read_ex(method, read);
+      BIO_meth_set_write_ex(method, write);
+      BIO_meth_set_ctrl(method, control);
+      return method;
+    }();
+    return made;
+  }
+};
+
+bool Socket::has_pending() const {
+  return ssl_ != nullptr && SSL_has_pending(ssl_) == 1;
+}
+
 IoResult Socket::tls_result(int returned, size_t bytes, bool& would_block) {
   IoResult result;
   if (returned == 1) {
@@ -299,12 +356,7 @@ IoResult Socket::tls_result(int returned, size_t bytes, bool& would_block) {
   }
   switch (SSL_get_error(ssl_, returned)) {
     case SSL_ERROR_WANT_READ:
-      is_readable_ =
-          has_peer_closed_;  // after a FIN no edge would come: let the next try see the end
-      would_block = true;
-      break;
     case SSL_ERROR_WANT_WRITE:
-      is_writable_ = false;
       would_block = true;
       break;
     case SSL_ERROR_ZERO_RETURN:
@@ -351,7 +403,12 @@ bool Socket::Connect::attempt() {
 
 void Socket::start_tls(ssl_st* ssl) {
   ssl_ = ssl;
-  SSL_set_fd(ssl, fd_);
+  BIO* const bio = BIO_new(TlsBio::method());
+  LLMPROXY_CHECK(bio != nullptr);
+  BIO_set_data(bio, this);
+  BIO_set_init(bio, 1);
+  SSL_set_bio(ssl, bio, bio);
+  SSL_set_read_ahead(ssl, 1);  // a record's head and its body by one call
   SSL_set_mode(ssl, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                         SSL_MODE_RELEASE_BUFFERS);
 }

@@ -2,7 +2,7 @@
 // frame, no allocation), one at a time, each with a deadline; what can be done at once never waits,
 // and what is known to be not ready costs no system call; a peer that is always ready yields after
 // kTurnsMax of them, so that the loop's others get their turn. Destroying the socket closes it;
-// nothing may wait on it then. The process must ignore SIGPIPE: OpenSSL writes with write(2).
+// nothing may wait on it then.
 #pragma once
 
 #include <sys/uio.h>
@@ -195,6 +195,14 @@ class Socket final : Watched, public Interruptible {
   bool fail(IoResult& result, int error);
   IoResult read_now(char* data, size_t size, bool& would_block);
   IoResult write_now(std::span<iovec> parts, bool& would_block);
+  // What OpenSSL reads and writes by: so it, too, makes no system call that is known to be in vain.
+  struct TlsBio;
+  bool has_pending() const;  // TLS has read bytes ahead, if perhaps no whole record
+
+  // recv(2) and sendmsg(2), with what they tell of readiness. Negative, with errno.
+  ssize_t receive(char* data, size_t size);
+  ssize_t transmit(std::span<iovec> parts);
+
   IoResult tls_result(int returned, size_t bytes, bool& would_block);
   IoResult tls_write_now(std::span<iovec> parts, bool& would_block);
 
