@@ -78,10 +78,11 @@ void Loop::post(Posted& work) {
   Posted* head = posted_.load(std::memory_order_relaxed);
   do {
     work.next_ = head;
-  } while (!posted_.compare_exchange_weak(head, &work, std::memory_order_acq_rel,
+  } while (!posted_.compare_exchange_weak(head, &work, std::memory_order_seq_cst,
                                           std::memory_order_relaxed));
-  // Whoever made the list non-empty wakes the loop; the others are seen in the same round.
-  if (head == nullptr) wake_up_->signal();
+  // Whoever made the list non-empty wakes the loop; the others are seen in the same round. Either
+  // we see that it waits, or it sees, before it waits, what was posted: one order for all four.
+  if (head == nullptr && is_waiting_.load(std::memory_order_seq_cst)) wake_up_->signal();
 }
 
 void Loop::stop() {
@@ -92,7 +93,9 @@ void Loop::stop() {
 void Loop::run() {
   Round round;
   while (!stopping_.load(std::memory_order_acquire)) {
+    is_waiting_.store(true, std::memory_order_seq_cst);
     const int n = epoll_wait(epoll_fd_, round.events.data(), kEventsPerRound, wait_ms());
+    is_waiting_.store(false, std::memory_order_relaxed);
     if (n < 0 && errno != EINTR) throw_errno("epoll_wait");
     now_ = monotonic_now();
     ++rounds_;
@@ -125,7 +128,7 @@ void Loop::run_posted() {
 }
 
 int Loop::wait_ms() const {
-  if (posted_.load(std::memory_order_acquire) != nullptr) return 0;
+  if (posted_.load(std::memory_order_seq_cst) != nullptr) return 0;
   if (timers_.empty()) return -1;
   const auto left = timers_.front().when - monotonic_now();
   if (left <= left.zero()) return 0;

@@ -75,7 +75,8 @@ class Loop {
   void run();   // until stop()
   void stop();  // any thread; run() returns after the round it is in
 
-  // Any thread. One wake-up serves all that is posted until the loop gets to it.
+  // Any thread. A loop that waits is woken once for all that is posted until it gets to it; one that
+  // works sees it at the end of its round.
   void post(Posted& work);
 
   // Runs what has been posted. For who ends after run() has returned and is referred to by messages
@@ -110,6 +111,7 @@ class Loop {
   int epoll_fd_ = -1;
   std::unique_ptr<WakeUp> wake_up_;
   std::atomic<Posted*> posted_{nullptr};
+  std::atomic<bool> is_waiting_{false};  // in epoll_wait, or about to be
   std::atomic<bool> stopping_{false};
   MonotonicTime now_;
   uint64_t rounds_ = 0;
