@@ -53,6 +53,16 @@ static bool has_other_than_printable_ascii(uint64_t bytes) {
 
 size_t printable_ascii_length(std::string_view text) {
   size_t length = 0;
+  // Vectors as GCC and clang have them; a lane that is out of bounds is all ones.
+  constexpr size_t kBlock = 16;
+  using Block = signed char __attribute__((vector_size(kBlock)));
+  for (Block block; text.size() - length >= kBlock; length += kBlock) {
+    std::memcpy(&block, text.data() + length, kBlock);
+    const auto is_other = (block < 0x20) | (block == 0x7f);  // from 0x80 on they are negative
+    uint64_t any[2];
+    std::memcpy(any, &is_other, sizeof any);
+    if ((any[0] | any[1]) != 0) break;
+  }
   for (uint64_t bytes = 0; text.size() - length >= sizeof bytes; length += sizeof bytes) {
     std::memcpy(&bytes, text.data() + length, sizeof bytes);
     if (has_other_than_printable_ascii(bytes)) break;

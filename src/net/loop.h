@@ -75,8 +75,8 @@ class Loop {
   void run();   // until stop()
   void stop();  // any thread; run() returns after the round it is in
 
-  // Any thread. A loop that waits is woken once for all that is posted until it gets to it; one that
-  // works sees it at the end of its round.
+  // Any thread. A loop that waits is woken once for all that is posted until it gets to it; one
+  // that works sees it at the end of its round.
   void post(Posted& work);
 
   // Runs what has been posted. For who ends after run() has returned and is referred to by messages
