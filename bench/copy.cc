@@ -71,13 +71,17 @@ class CopyLoop {
     peers_[static_cast<size_t>(from)] = to;
   }
 
-  // What one read brings; a peer that takes less than all of it is none of the benchmark's.
+  // All there is, as far as a short read tells. A peer that does not take it holds up all others.
   void copy(int fd) {
     const int peer = peers_[static_cast<size_t>(fd)];
     if (peer < 0) return;
-    const ssize_t n = recv(fd, buffer_.data(), buffer_.size(), MSG_DONTWAIT);
-    if (n > 0 && send(peer, buffer_.data(), static_cast<size_t>(n), MSG_NOSIGNAL) == n) return;
-    if (n < 0 && errno == EAGAIN) return;
+    for (;;) {
+      const ssize_t n = recv(fd, buffer_.data(), buffer_.size(), MSG_DONTWAIT);
+      if (n < 0 && errno == EAGAIN) return;
+      if (n <= 0) break;
+      send_all(peer, {buffer_.data(), static_cast<size_t>(n)});
+      if (static_cast<size_t>(n) < buffer_.size()) return;
+    }
     peers_[static_cast<size_t>(fd)] = -1;
     shutdown(peer, SHUT_RDWR);
   }
