@@ -23,7 +23,8 @@ namespace {
 constexpr std::chrono::milliseconds kPace{2'000};
 constexpr size_t kEvents = 6;
 constexpr std::chrono::milliseconds kLookAfter{6'000};
-constexpr std::chrono::milliseconds kSettle{500};
+// Until a process has given back what it keeps for a while: ours takes some seconds to be sure.
+constexpr std::chrono::milliseconds kSettle{4'000};
 
 // Bytes in memory of the process and of all below it, shared ones counted once for each.
 double resident_bytes(pid_t pid) {

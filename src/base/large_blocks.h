@@ -1,4 +1,4 @@
-// How the C library keeps memory that was freed.
+// How the C library keeps memory that was freed, and when it gives it back.
 #pragma once
 
 #include <malloc.h>
@@ -14,6 +14,11 @@ constexpr size_t kLargeBlock = size_t{1} << 20;
 // there are threads.
 inline void map_large_blocks() {
   mallopt(M_MMAP_THRESHOLD, kLargeBlock);  // NOLINT(concurrency-mt-unsafe): called once, first
+}
+
+// Freed memory that lies between used one, too, goes back to the system. May take milliseconds.
+inline void give_back_freed_memory() {
+  malloc_trim(0);
 }
 
 }  // namespace llmproxy

@@ -11,7 +11,14 @@ std::unique_ptr<char[]> BlockPool::take() {
   if (free_.empty()) return std::make_unique_for_overwrite<char[]>(kBlockBytes);
   auto block = std::move(free_.back());
   free_.pop_back();
+  unused_ = std::min(unused_, free_.size());
   return block;
+}
+
+size_t BlockPool::trim() {
+  const size_t trimmed = std::exchange(unused_, free_.size() - unused_);
+  free_.resize(free_.size() - trimmed);
+  return trimmed * kBlockBytes;
 }
 
 void BlockPool::give(std::unique_ptr<char[]> block) {

@@ -19,9 +19,12 @@ class BlockPool {
 
   std::unique_ptr<char[]> take();
   void give(std::unique_ptr<char[]> block);
+  // Frees those that nobody has needed since the last call. How many bytes they had.
+  size_t trim();
 
  private:
   std::vector<std::unique_ptr<char[]>> free_;
+  size_t unused_ = 0;  // the least that were free since the last trim
 };
 
 class Buffer {

@@ -345,7 +345,8 @@ struct Socket::TlsBio {
 };
 
 bool Socket::has_pending() const {
-  return ssl_ != nullptr && SSL_has_pending(ssl_) == 1;
+  if (ssl_ == nullptr) return false;
+  return SSL_has_pending(ssl_) == 1 || (SSL_get_shutdown(ssl_) & SSL_RECEIVED_SHUTDOWN) != 0;
 }
 
 IoResult Socket::tls_result(int returned, size_t bytes, bool& would_block) {

@@ -197,7 +197,8 @@ class Socket final : Watched, public Interruptible {
   IoResult write_now(std::span<iovec> parts, bool& would_block);
   // What OpenSSL reads and writes by: so it, too, makes no system call that is known to be in vain.
   struct TlsBio;
-  bool has_pending() const;  // TLS has read bytes ahead, if perhaps no whole record
+  // TLS has read ahead: bytes, if perhaps no whole record, or the end.
+  bool has_pending() const;
 
   // recv(2) and sendmsg(2), with what they tell of readiness. Negative, with errno.
   ssize_t receive(char* data, size_t size);

@@ -2,6 +2,7 @@
 // another thread than its own simply changes lists.
 #include "net/task.h"
 
+#include <algorithm>
 #include <array>
 
 namespace llmproxy::net {
@@ -17,6 +18,7 @@ struct FreeFrame {
 struct FrameLists {
   std::array<FreeFrame*, kClasses> free{};
   std::array<size_t, kClasses> count{};
+  std::array<size_t, kClasses> unused{};  // the least that count was since the last trim
 
   ~FrameLists() {
     for (FreeFrame* frame : free) {
@@ -38,7 +40,7 @@ void* allocate_frame(size_t size) {
   if (index >= kClasses) return ::operator new(size);
   if (FreeFrame* frame = lists.free[index]) {
     lists.free[index] = frame->next;
-    --lists.count[index];
+    lists.unused[index] = std::min(lists.unused[index], --lists.count[index]);
     return frame;
   }
   return ::operator new((index + 1) * kGrain);
@@ -51,6 +53,19 @@ void free_frame(void* memory, size_t size) noexcept {
   frame->next = lists.free[index];
   lists.free[index] = frame;
   ++lists.count[index];
+}
+
+size_t trim_frames() {
+  size_t bytes = 0;
+  for (size_t i = 0; i < kClasses; ++i) {
+    bytes += lists.unused[i] * (i + 1) * kGrain;
+    lists.count[i] -= lists.unused[i];
+    for (; lists.unused[i] > 0; --lists.unused[i]) {
+      ::operator delete(std::exchange(lists.free[i], lists.free[i]->next));
+    }
+    lists.unused[i] = lists.count[i];
+  }
+  return bytes;
 }
 
 }  // namespace llmproxy::net

@@ -29,6 +29,8 @@ constexpr size_t kFrameBytesMax = 8192;
 constexpr size_t kFramesKeptMax = 4096;
 void* allocate_frame(size_t size);
 void free_frame(void* frame, size_t size) noexcept;
+// Frees those that this thread has not needed since the last call. How many bytes they had.
+size_t trim_frames();
 
 template <class T>
 class Task;

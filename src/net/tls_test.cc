@@ -2,6 +2,8 @@
 #include "net/tls.h"
 
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
@@ -399,6 +401,37 @@ Task<void> keep(Loop& loop, int version) {
 TEST(Tls, KeptConnection) {
   run_on_loop(keep, TLS1_2_VERSION);
   run_on_loop(keep, TLS1_3_VERSION);
+}
+
+// The end that came with the last bytes is read with them, and no event tells of it; who looks or
+// reads still sees it, each time.
+Task<void> end_read_ahead(Loop& loop) {
+  Client client;
+  const TlsServer server([](SSL* ssl) {
+    const auto cork = [ssl](int on) {
+      setsockopt(SSL_get_fd(ssl), IPPROTO_TCP, TCP_CORK, &on, sizeof on);
+    };
+    cork(1);
+    answer(ssl, 1);
+    SSL_shutdown(ssl);
+    cork(0);
+    wait_for_end(ssl);
+  });
+  co_await open(loop, client, server.port(), "localhost", soon());
+  co_await write_text(*client.socket, "hello");
+  EXPECT_EQ(co_await read_exactly(*client.socket, 5), "hello");
+  EXPECT_FALSE(client.socket->is_quiet());
+  EXPECT_FALSE(client.socket->is_quiet());
+  char byte;
+  for (int i = 0; i < 2; ++i) {
+    const IoResult read = co_await client.socket->read_some(&byte, 1, soon());
+    EXPECT_EQ(read.status, IoStatus::kEnd);
+  }
+  client.socket.reset();
+}
+
+TEST(Tls, AnEndThatWasReadAhead) {
+  run_on_loop(end_read_ahead);
 }
 
 Task<void> unasked(Loop& loop) {

@@ -9,12 +9,26 @@
 
 namespace llmproxy::net {
 
-struct Worker::Job {
+namespace {
+
+// On the frame of who waits.
+struct Job {
   Job(Loop& loop, std::function<void()> its_body) : body(std::move(its_body)), done(loop) {}
+  void run() {
+    try {
+      body();
+    } catch (...) {
+      exception = std::current_exception();
+    }
+    done.complete(true);  // ends its life
+  }
+
   std::function<void()> body;
   std::exception_ptr exception;
   Completion<bool> done;
 };
+
+}  // namespace
 
 Worker::Worker() {
   for (size_t i = 0; i < kThreads; ++i) {
@@ -39,27 +53,27 @@ void Worker::serve() {
   for (;;) {
     queued_.wait(lock, [&] { return is_stopping_ || !jobs_.empty(); });
     if (jobs_.empty()) return;
-    Job& job = *jobs_.front();
+    const std::function<void()> job = std::move(jobs_.front());
     jobs_.pop_front();
     lock.unlock();
-    try {
-      job.body();
-    } catch (...) {
-      job.exception = std::current_exception();
-    }
-    job.done.complete(true);  // ends its life
+    job();
     lock.lock();
   }
 }
 
-Task<bool> Worker::run(Loop& loop, std::function<void()> body) {
-  Job job(loop, std::move(body));
+bool Worker::start(std::function<void()> body) {
   {
     const std::lock_guard lock(mutex_);
-    if (jobs_.size() >= kQueueMax) co_return false;
-    jobs_.push_back(&job);
+    if (jobs_.size() >= kQueueMax) return false;
+    jobs_.push_back(std::move(body));
   }
   queued_.notify_one();
+  return true;
+}
+
+Task<bool> Worker::run(Loop& loop, std::function<void()> body) {
+  Job job(loop, std::move(body));
+  if (!start([&job] { job.run(); })) co_return false;
   co_await job.done;
   if (job.exception) std::rethrow_exception(job.exception);
   co_return true;

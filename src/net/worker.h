@@ -29,14 +29,17 @@ class Worker {
   // was not run. Not to be given up: `body` may refer to what who waits has.
   Task<bool> run(Loop& loop, std::function<void()> body);
 
+  // The same, and nobody waits: `body` refers to nothing that may end before it, and throws
+  // nothing.
+  bool start(std::function<void()> body);
+
  private:
-  struct Job;
   void serve();
 
   std::mutex mutex_;
   std::condition_variable queued_;
-  std::deque<Job*> jobs_;     // guarded by mutex_; each is on the frame of who waits
-  bool is_stopping_ = false;  // guarded by mutex_
+  std::deque<std::function<void()>> jobs_;  // guarded by mutex_; throw nothing
+  bool is_stopping_ = false;                // guarded by mutex_
   std::vector<std::thread> threads_;
 };
 

@@ -4,6 +4,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/large_blocks.h"
 #include "base/result.h"
 #include "base/text.h"
 #include "proxy/reply.h"
@@ -31,7 +32,8 @@ Server::Server(Parts parts, std::shared_ptr<const Config> config, const net::Lis
       config_(std::move(config)),
       backends_(loop_, parts_.resolver, blocks_),
       grace_(loop_, *this, &Server::end_grace),
-      refusal_lines_(loop_, *this, &Server::tell_refusals) {
+      refusal_lines_(loop_, *this, &Server::tell_refusals),
+      trim_(loop_, *this, &Server::trim) {
   listener_.emplace(loop_, socket, *this);
 }
 
@@ -100,6 +102,7 @@ void Server::on_accept(int fd) {
     return refuse(fd);
   }
   net::spawn(run_session(*this, fd));
+  if (!std::exchange(is_trimming_, true)) trim_.arm(loop_.now() + kTrim);
 }
 
 void Server::refuse(int fd) {
@@ -123,6 +126,17 @@ void Server::tell_refusals() {
                      std::exchange(refusals_, 0), last_refusal_id_,
                      config_->limits.connections_max);
   refusal_lines_.arm(loop_.now() + kRefusalLines);
+}
+
+// Until there is nothing to trim and nobody who could leave something.
+void Server::trim() {
+  const size_t freed = blocks_.trim() + net::trim_frames();
+  trimmed_bytes_ += freed;
+  if (trimmed_bytes_ >= kTrimBytesMin && parts_.worker.start(give_back_freed_memory)) {
+    trimmed_bytes_ = 0;
+  }
+  is_trimming_ = freed > 0 || !sessions_.empty();
+  if (is_trimming_) trim_.arm(loop_.now() + kTrim);
 }
 
 void Server::on_accept_error(int error) {

@@ -46,6 +46,10 @@ class Server final : public net::Listener::Acceptor {
   // Connections beyond connections_max that are told so at one time; more are closed without a
   // word.
   static constexpr size_t kRefusedMax = 256;
+  // What no connection has needed for so long is given back to the system.
+  static constexpr Milliseconds kTrim{1'000};
+  static constexpr size_t kTrimBytesMin = size_t{1} << 20;  // gathered before that
+
   static constexpr Milliseconds kRefusalLines{1'000};  // between two lines that tell of them
 
   Server(Parts parts, std::shared_ptr<const Config> config, const net::ListenSocket& socket);
@@ -99,6 +103,7 @@ class Server final : public net::Listener::Acceptor {
   void end_grace() { drain_sessions(false); }
   void refuse(int fd);
   void tell_refusals();
+  void trim();
 
   Parts parts_;
   std::shared_ptr<const Config> config_;
@@ -111,6 +116,9 @@ class Server final : public net::Listener::Acceptor {
   Counters counters_;
   Alarm grace_;
   Alarm refusal_lines_;
+  Alarm trim_;
+  bool is_trimming_ = false;
+  size_t trimmed_bytes_ = 0;     // freed, and not given back yet
   size_t refused_ = 0;           // of sessions_
   uint64_t refusals_ = 0;        // not told of yet
   std::string last_refusal_id_;  // of a reply
