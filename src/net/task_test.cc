@@ -167,6 +167,50 @@ TEST(Task, SpawnedRunsAtOnceAndFreesItselfAtItsEnd) {
   EXPECT_EQ(alive, 0);
 }
 
+// A step is its value, or waits for it.
+Step<std::unique_ptr<int>> stepping(Gate& gate, bool waits, size_t& frames) {
+  const size_t before = allocations;
+  if (!waits) return nullptr;
+  const auto later = [](Gate& at) -> Task<std::unique_ptr<int>> {
+    co_await at;
+    co_return std::make_unique<int>(7);
+  };
+  Step<std::unique_ptr<int>> step = later(gate);
+  frames += allocations - before;
+  return step;
+}
+
+Task<void> check_steps(Gate& gate, bool& is_done) {
+  size_t frames = 0;
+  const std::unique_ptr<int> at_once = co_await stepping(gate, false, frames);
+  EXPECT_EQ(at_once, nullptr);
+  EXPECT_EQ(frames, 0u);
+  const std::unique_ptr<int> later = co_await stepping(gate, true, frames);
+  EXPECT_EQ(*later, 7);
+  is_done = true;
+}
+
+TEST(Step, IsItsValueOrWaitsForIt) {
+  Gate gate;
+  bool is_done = false;
+  spawn(check_steps(gate, is_done));
+  EXPECT_FALSE(is_done);
+  gate.waiting.resume();
+  EXPECT_TRUE(is_done);
+}
+
+TEST(Step, NotAwaitedDestroysItsTask) {
+  int count = 0;
+  Gate gate;
+  {
+    const Step<int> step = [](Gate& at, CountsItself) -> Task<int> {
+      co_await at;
+      co_return 1;
+    }(gate, CountsItself(count));
+  }
+  EXPECT_EQ(count, 0);
+}
+
 TEST(TaskFrames, SteadyStateAllocatesNothing) {
   int sum = 0;
   int alive = 0;
@@ -216,6 +260,26 @@ TEST(TaskFrames, KeepsNoMoreThanItsBound) {
   for (void*& frame : frames) frame = allocate_frame(kSize);
   EXPECT_EQ(allocations - before, kExtra);
   for (void* frame : frames) free_frame(frame, kSize);
+}
+
+TEST(TaskFrames, WhatNobodyNeedsIsFreed) {
+  constexpr size_t kSize = 6000, kMany = 8, kFew = 3;  // a class that nothing else here uses
+  constexpr size_t kClassBytes = 6016;
+  const auto use = [](size_t count) {
+    std::vector<void*> frames(count);
+    for (void*& frame : frames) frame = allocate_frame(kSize);
+    for (void* frame : frames) free_frame(frame, kSize);
+  };
+  use(kMany);
+  trim_frames();  // of all that was before
+  trim_frames();
+  use(kMany);
+  EXPECT_EQ(trim_frames(), 0u) << "all of them were needed";
+  use(kFew);
+  EXPECT_EQ(trim_frames(), (kMany - kFew) * kClassBytes);
+  const size_t before = allocations;
+  use(kFew);
+  EXPECT_EQ(allocations - before, 1u) << "of the list of frames";
 }
 
 TEST(TaskFrames, MayBeFreedOnAnotherThread) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <latch>
 #include <stdexcept>
 
@@ -84,6 +85,25 @@ Task<void> throws(Loop& loop) {
 
 TEST(Worker, PassesOnWhatIsThrown) {
   run_on_loop(throws);
+}
+
+TEST(Worker, RunsWhatNobodyWaitsFor) {
+  std::latch begun(Worker::kThreads), gate(1);
+  std::atomic<size_t> ran = 0;
+  {
+    Worker worker;
+    for (size_t i = 0; i < Worker::kThreads; ++i) {
+      EXPECT_TRUE(worker.start([&] {
+        begun.count_down();
+        gate.wait();
+      }));
+    }
+    begun.wait();
+    for (size_t i = 0; i < Worker::kQueueMax; ++i) EXPECT_TRUE(worker.start([&] { ++ran; }));
+    EXPECT_FALSE(worker.start([&] { ++ran; }));
+    gate.count_down();
+  }
+  EXPECT_EQ(ran, Worker::kQueueMax);  // also those that waited when it ended
 }
 
 }  // namespace
