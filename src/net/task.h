@@ -4,9 +4,9 @@
 // waits.
 //
 // Frames come from a per-thread recycling allocator: in the steady state no request allocates them.
-// Rule for authors: no lambda coroutines with captures, no `co_await (a ? b() : c())` (GCC 12 ends
-// the frame of the one twice), no temporaries with destructors as
-// arguments of an awaited call (GCC bugs 95111 and 107288); parameters of coroutines are values, or
+// Rule for authors: no lambda coroutines with captures, no temporaries with destructors as
+// arguments of an awaited call (GCC bugs 95111 and 107288), and no conditional operator as what is
+// awaited (GCC 12 destroys the chosen frame twice); parameters of coroutines are values, or
 // references to what outlives the await.
 #pragma once
 

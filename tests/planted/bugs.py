@@ -48,9 +48,16 @@ BUGS = [
     Bug(
         "skip the intent",
         "src/proxy/request.cc",
-        "  const bool is_recorded = co_await request.intent->is_durable();  // I1\n",
+        "  const bool is_recorded = co_await await_intent(request);  // I1\n",
         "  const bool is_recorded = true;\n",
         "proxy_test SessionTest.NothingOfAStreamIsSentBeforeItsIntentIsRecorded",
+    ),
+    Bug(
+        "an event that may tell is recognised unread",
+        "src/api/event_pattern.cc",
+        "opens_text(event.substr(0, open + 1)) && closes_text(event.substr(close));",
+        "closes_text(event.substr(close));",
+        "api_test EventPattern.*:ChatStream.*",
     ),
     Bug(
         "end before the outcome",

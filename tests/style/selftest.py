@@ -150,6 +150,10 @@ class Lines(unittest.TestCase):
         for word in ("up[s]tream", "Down[s]treams"):
             self.assertEqual(len(rules(check.check_words("src/net/a.cc", spell(word)))), 1, word)
             self.assertEqual(rules(check.check_words("tests/a.py", spell(word))), [], word)
+        chosen = "error = co_await (is_plain ? plain(a) : stream(a));"
+        self.assertEqual(len(rules(check.check_words("src/net/a.cc", chosen))), 1)
+        awaited = "x = is_plain ? co_await plain(a) : 0; (void)co_await (step);"
+        self.assertEqual(rules(check.check_words("src/net/a.cc", awaited)), [])
         fine = spell("method, XXXL, hacker, client, backend, tests/wo[r]k/x, ${PREFIX}/ro[o]t")
         self.assertEqual(rules(check.check_words("src/net/a.cc", fine)), [])
 
