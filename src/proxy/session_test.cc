@@ -16,6 +16,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <iterator>
 #include <memory>
 #include <mutex>
@@ -129,7 +130,7 @@ class SessionTest : public testing::Test {
              const std::string& model = "m") {
     std::signal(SIGPIPE, SIG_IGN);
     database = std::make_shared<AnyKey>(has_hanging_keys);
-    auto config = std::make_shared<Config>();
+    config = std::make_shared<Config>();
     Backend one;
     one.name = model;
     one.host = host;
@@ -204,7 +205,7 @@ class SessionTest : public testing::Test {
   }
   // The call has come whole to the backend.
   void take_call() {
-    backend_fd = backend.accept();
+    if (backend_fd < 0) backend_fd = backend.accept();
     EXPECT_NE(read_until(backend_fd, "]").find("POST /v1/chat/completions"), std::string::npos);
   }
   // These two counts stand side by side in one of the ledger's files.
@@ -217,6 +218,34 @@ class SessionTest : public testing::Test {
       const std::string bytes{std::istreambuf_iterator<char>(stream), {}};
       return bytes.find(wanted) != std::string::npos;
     });
+  }
+  // Calls of operator new on the server's thread so far.
+  size_t server_allocations() {
+    std::promise<size_t> told;
+    server->reload(config, [&told] { told.set_value(allocations); });
+    return told.get_future().get();
+  }
+  // What a stream of such events allocates once it is under way.
+  template <class Event>
+  size_t allocations_of(const Event& event) {
+    constexpr int kFirst = 20, kCounted = 100;
+    net::send_text(client, request_text(true));
+    take_call();
+    net::send_text(backend_fd, kStreamHead);
+    const auto pass_on = [&](int from, int to) {
+      for (int i = from; i < to; ++i) {
+        net::send_text(backend_fd, chunk(event(i)));
+        EXPECT_NE(read_until(client, "\n\n\r\n").find("word"), std::string::npos);
+      }
+    };
+    pass_on(0, kFirst);
+    const size_t before = server_allocations();
+    pass_on(kFirst, kFirst + kCounted);
+    const size_t after = server_allocations();
+    net::send_text(backend_fd,
+                   chunk(usage_event(1, true)) + chunk("data: [DONE]\n\n") + "0\r\n\r\n");
+    EXPECT_NE(read_until(client, "0\r\n\r\n").find("[DONE]"), std::string::npos);
+    return after - before;
   }
   void cut() {
     server->abort();
@@ -232,6 +261,7 @@ class SessionTest : public testing::Test {
   int client = -1;
   uint64_t requests_read = 1;
   std::shared_ptr<AnyKey> database;
+  std::shared_ptr<Config> config;
   Milliseconds commit_timeout{std::chrono::hours(1)}, commit_gap{std::chrono::hours(1)};
   UsagePolicy usage = UsagePolicy::kAsk;
   // Shared with the ledger's threads, which may be left behind.
@@ -460,6 +490,25 @@ TEST_F(SessionTest, NothingOfAStreamIsSentBeforeItsIntentIsRecorded) {
   EXPECT_NE(read_until(client, "\n\n").find("word 1"), std::string::npos);
   cut();
   EXPECT_EQ(ledger->counts().unresolved, 1u);
+}
+
+// Of any kind: one like those before it, one that must be read, one that is read and rewritten.
+TEST_F(SessionTest, AStreamedEventAllocatesNothing) {
+  start(false);
+  requests_read = 3;
+  EXPECT_EQ(allocations_of([](int i) {
+              return fmt::format(
+                  "data: {{\"choices\":[{{\"delta\":{{\"content\":\"word {}\"}}}}]}}\n\n", i);
+            }),
+            0u);
+  EXPECT_EQ(allocations_of([](int i) {
+              return fmt::format(
+                  "data: {{\"n\":{},\"choices\":[{{\"delta\":{{\"content\":\"word\"}}}}]}}\n\n", i);
+            }),
+            0u);
+  EXPECT_EQ(allocations_of([](int i) { return usage_event(100 + i); }), 0u);
+  cut();
+  EXPECT_EQ(ledger->counts().billed, 3u);
 }
 
 TEST_F(SessionTest, AStreamThatComesWholeIsSentWholeOnceItIsRecorded) {
