@@ -70,6 +70,7 @@ class Buffer {
 };
 
 inline void Buffer::add(std::string_view text) {
+  if (text.empty()) return;
   if (room() < text.size()) extend(text.size());
   std::memcpy(tail(), text.data(), text.size());
   end_ += text.size();
