@@ -8,7 +8,7 @@
 #include <cstdio>
 #include <functional>
 #include <memory>
-#include <ranges>
+#include <sstream>
 #include <string_view>
 #include <thread>
 #include <vector>
@@ -208,13 +208,12 @@ void run(const std::vector<std::string>& binaries, size_t rounds, std::string_vi
 int main(int argc, char** argv) {
   using namespace llmproxy::bench;
   const size_t rounds = argc > 2 ? number_of(argv[2]) : kRoundsDefault;
-  if (argc < 2 || argc > 4 || rounds == 0) {
+  if (argc < 2 || argc > 4 || rounds == 0 || *argv[1] == 0) {
     fmt::print(stderr, "usage: throughput BINARY[,BINARY...] [ROUNDS [LANES]]\n");
     return 64;
   }
   std::vector<std::string> binaries;
-  for (const auto part : std::views::split(std::string_view(argv[1]), ',')) {
-    binaries.emplace_back(part.begin(), part.end());
-  }
+  std::istringstream names(argv[1]);
+  for (std::string name; std::getline(names, name, ',');) binaries.push_back(name);
   return run_program("throughput", [&] { run(binaries, rounds, argc > 3 ? argv[3] : ""); });
 }
