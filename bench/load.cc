@@ -30,18 +30,13 @@ bool is_shipping(std::string_view thread) {
 
 CpuTimes cpu_times(pid_t pid) {
   CpuTimes times;
-  for (const auto& task : std::filesystem::directory_iterator(fmt::format("/proc/{}/task", pid))) {
-    const std::string name = read_file(task.path() / "comm");
-    int64_t used = 0;
-    std::istringstream(read_file(task.path() / "schedstat")) >> used;
-    (is_shipping(name) ? times.shipping_ns : times.data_ns) += used;
-    times.busiest_ns = std::max(times.busiest_ns, used);
-    std::istringstream children(read_file(task.path() / "children"));
-    for (pid_t child = 0; children >> child;) {
-      const CpuTimes below = cpu_times(child);
-      times.data_ns += below.data_ns;
-      times.shipping_ns += below.shipping_ns;
-      times.busiest_ns = std::max(times.busiest_ns, below.busiest_ns);
+  for (const pid_t each : process_tree(pid)) {
+    for (const auto& task :
+         std::filesystem::directory_iterator(fmt::format("/proc/{}/task", each))) {
+      int64_t used = 0;
+      std::istringstream(read_file(task.path() / "schedstat")) >> used;
+      (is_shipping(read_file(task.path() / "comm")) ? times.shipping_ns : times.data_ns) += used;
+      times.busiest_ns = std::max(times.busiest_ns, used);
     }
   }
   return times;

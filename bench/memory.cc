@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <cstdio>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <sstream>
@@ -29,17 +28,16 @@ constexpr std::chrono::milliseconds kSettle{4'000};
 // Bytes in memory of the process and of all below it, shared ones counted once for each.
 double resident_bytes(pid_t pid) {
   constexpr double kKib = 1024;
-  double bytes = 0;
-  const std::string status = read_file(fmt::format("/proc/{}/status", pid));
-  const size_t at = status.find("VmRSS:");
-  if (at == std::string::npos) throw Failure("a measured process has ended");
-  std::istringstream(status.substr(at + 6)) >> bytes;
-  bytes *= kKib;
-  for (const auto& task : std::filesystem::directory_iterator(fmt::format("/proc/{}/task", pid))) {
-    std::istringstream children(read_file(task.path() / "children"));
-    for (pid_t child = 0; children >> child;) bytes += resident_bytes(child);
+  double all = 0;
+  for (const pid_t each : process_tree(pid)) {
+    const std::string status = read_file(fmt::format("/proc/{}/status", each));
+    const size_t at = status.find("VmRSS:");
+    if (at == std::string::npos) throw Failure("a measured process has ended");
+    double kib = 0;
+    std::istringstream(status.substr(at + 6)) >> kib;
+    all += kib * kKib;
   }
-  return bytes;
+  return all;
 }
 
 // One that is measured, fresh for each figure.

@@ -151,6 +151,18 @@ int Process::wait() {
   return has_ended_ && WIFEXITED(status_) ? WEXITSTATUS(status_) : -1;
 }
 
+std::vector<pid_t> process_tree(pid_t pid) {
+  std::vector<pid_t> tree{pid};
+  for (const auto& task : std::filesystem::directory_iterator(fmt::format("/proc/{}/task", pid))) {
+    std::istringstream children(read_file(task.path() / "children"));
+    for (pid_t child = 0; children >> child;) {
+      const std::vector<pid_t> below = process_tree(child);
+      tree.insert(tree.end(), below.begin(), below.end());
+    }
+  }
+  return tree;
+}
+
 std::string output_of(const std::vector<std::string>& command,
                       const TemporaryDirectory& directory) {
   const std::string path = directory.path() + "/output";

@@ -59,6 +59,9 @@ class Process {
   int status_ = 0;
 };
 
+// The process and all below it.
+std::vector<pid_t> process_tree(pid_t pid);
+
 // What a command prints, without the last line end; "" if it fails.
 std::string output_of(const std::vector<std::string>& command, const TemporaryDirectory& directory);
 

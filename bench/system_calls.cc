@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 #include <sstream>
 #include <string_view>
@@ -57,15 +56,6 @@ Calls read_summary(const std::string& text) {
   return calls;
 }
 
-// The process and all below it.
-void add_processes(pid_t pid, std::vector<std::string>& words) {
-  words.insert(words.end(), {"-p", std::to_string(pid)});
-  for (const auto& task : std::filesystem::directory_iterator(fmt::format("/proc/{}/task", pid))) {
-    std::istringstream children(read_file(task.path() / "children"));
-    for (pid_t child = 0; children >> child;) add_processes(child, words);
-  }
-}
-
 bool is_traced(pid_t pid) {
   const std::string status = read_file(fmt::format("/proc/{}/status", pid));
   const size_t at = status.find("TracerPid:\t");
@@ -77,9 +67,11 @@ Calls count_calls(pid_t pid, Load& load, Way& way, int64_t& requests) {
   const TemporaryDirectory directory;
   const std::string output = directory.path() + "/summary";
   std::vector<std::string> command{"strace", "-c", "-f", "-o", output};
-  add_processes(pid, command);
+  const std::vector<pid_t> tree = process_tree(pid);
+  for (const pid_t each : tree) command.insert(command.end(), {"-p", std::to_string(each)});
   Process strace(command, {}, kLoadCore);
-  for (int64_t looks = kDeliveryMax / kBetweenLooks; !is_traced(pid); --looks) {
+  for (int64_t looks = kDeliveryMax / kBetweenLooks; !std::ranges::all_of(tree, is_traced);
+       --looks) {
     if (strace.has_ended() || looks == 0) {
       throw Failure("strace is missing, or may not trace; run: tools/install-packages bench");
     }

@@ -40,17 +40,6 @@ size_t printable_length(std::string_view text) {
   return is_ascii_control || is_c1_control ? 0 : length;
 }
 
-// Of eight bytes: is any no printable ASCII? Its own bit of each is set where it is above 0x7f,
-// below 0x20 (the subtraction borrows), or 0x7f (the difference to it is 0, and borrows as well).
-// A borrow may reach bytes above one that is none, and never makes all of them look well.
-static bool has_other_than_printable_ascii(uint64_t bytes) {
-  constexpr uint64_t kEach = 0x0101010101010101, kHigh = kEach * 0x80;
-  const uint64_t from_delete = bytes ^ (kEach * 0x7f);
-  const uint64_t below = (bytes - kEach * 0x20) & ~bytes;
-  const uint64_t is_delete = (from_delete - kEach) & ~from_delete;
-  return ((bytes | below | is_delete) & kHigh) != 0;
-}
-
 size_t printable_ascii_length(std::string_view text) {
   size_t length = 0;
   // Vectors as GCC and clang have them; a lane that is out of bounds is all ones.
@@ -62,10 +51,6 @@ size_t printable_ascii_length(std::string_view text) {
     uint64_t any[2];
     std::memcpy(any, &is_other, sizeof any);
     if ((any[0] | any[1]) != 0) break;
-  }
-  for (uint64_t bytes = 0; text.size() - length >= sizeof bytes; length += sizeof bytes) {
-    std::memcpy(&bytes, text.data() + length, sizeof bytes);
-    if (has_other_than_printable_ascii(bytes)) break;
   }
   const auto is_other = [](char c) { return static_cast<uint8_t>(c - 0x20) > 0x7e - 0x20; };
   while (length < text.size() && !is_other(text[length])) ++length;

@@ -25,7 +25,7 @@ constexpr size_t kPartsMax = 64;  // of one sendmsg; far below IOV_MAX
 constexpr std::chrono::nanoseconds kNextRound{1};
 
 // Nothing can be read, or written, at the moment.
-bool is_no_error(int error) {
+bool is_not_ready(int error) {
   return error == EAGAIN || error == EWOULDBLOCK;
 }
 
@@ -123,9 +123,7 @@ bool Socket::is_quiet() {
   if (!is_readable_ && !has_pending()) return true;
   char byte;  // perhaps drained without having noticed: the last read filled its buffer, or was TLS
   if (ssl_ == nullptr) {
-    if (recv(fd_, &byte, 1, MSG_PEEK) >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) {
-      return false;
-    }
+    if (recv(fd_, &byte, 1, MSG_PEEK) >= 0 || !is_not_ready(errno)) return false;
     is_readable_ = false;
     return true;
   }
@@ -167,8 +165,10 @@ ssize_t Socket::receive(char* data, size_t size) {
   do {
     n = recv(fd_, data, size, 0);
   } while (n < 0 && errno == EINTR);
-  const bool is_drained = n < 0 ? is_no_error(errno) : n > 0 && static_cast<size_t>(n) < size;
-  if (is_drained && !has_peer_closed_ && !is_reset_) is_readable_ = false;
+  // After a FIN no edge would come: let the next try see the end.
+  const bool is_short = n > 0 && static_cast<size_t>(n) < size;
+  const bool is_drained = is_short && !has_peer_closed_ && !is_reset_;
+  if (is_drained || (n < 0 && is_not_ready(errno))) is_readable_ = false;
   return n;
 }
 
@@ -180,7 +180,7 @@ ssize_t Socket::transmit(std::span<iovec> parts) {
   do {
     n = sendmsg(fd_, &message, MSG_NOSIGNAL);
   } while (n < 0 && errno == EINTR);
-  if (n < 0 && is_no_error(errno)) is_writable_ = false;
+  if (n < 0 && is_not_ready(errno)) is_writable_ = false;
   return n;
 }
 
@@ -198,7 +198,7 @@ IoResult Socket::read_now(char* data, size_t size, bool& would_block) {
     result.bytes = static_cast<size_t>(n);
   } else if (n == 0) {
     result.status = is_torn_ ? IoStatus::kReset : IoStatus::kEnd;
-  } else if (is_no_error(errno)) {
+  } else if (is_not_ready(errno)) {
     would_block = true;
   } else {
     fail(result, errno);
@@ -207,9 +207,7 @@ IoResult Socket::read_now(char* data, size_t size, bool& would_block) {
 }
 
 bool Socket::Read::attempt() {
-  if (!socket_.is_readable_ && !socket_.has_pending()) {
-    return false;
-  }
+  if (!socket_.is_readable_ && !socket_.has_pending()) return false;
   bool would_block = false;
   result_ = socket_.read_now(data_, size_, would_block);
   return !would_block;
@@ -276,7 +274,7 @@ IoResult Socket::write_now(std::span<iovec> parts, bool& would_block) {
   const ssize_t n = transmit(parts);
   if (n >= 0) {
     result.bytes = static_cast<size_t>(n);
-  } else if (is_no_error(errno)) {
+  } else if (is_not_ready(errno)) {
     would_block = true;
   } else {
     fail(result, errno);
