@@ -144,16 +144,16 @@ void Ledger::State::commit(Lock& lock) {
 
 void Ledger::State::write() {
   Lock lock(mutex);
-  while (!is_left && !(is_writing_stopped && !core.files().has_pending())) {
+  while (!is_left && !(is_writing_stopped && !core.has_pending())) {
     const MonotonicTime now = monotonic_now();
     const std::optional<MonotonicTime> when = core.next_commit(now, is_writing_stopped);
     if (when && *when <= now) {
       commit(lock);
       continue;
     }
-    writer_sleep = core.files().next_try()      ? Sleep::kForRetry
-                   : core.files().has_pending() ? Sleep::kForGap
-                                                : Sleep::kForWork;
+    writer_sleep = core.files().next_try() ? Sleep::kForRetry
+                   : core.is_gathering()   ? Sleep::kForGap
+                                           : Sleep::kForWork;
     wait(writer_wake, lock, when);
     writer_sleep = Sleep::kAwake;
   }
@@ -305,8 +305,9 @@ void Ledger::open(const Intent& intent, bool may_bill_running, Waiter& waiter) {
   {
     const std::lock_guard lock(state_->mutex);
     if (!state_->is_writing_stopped) {
-      state_->core.open(intent, may_bill_running, waiter);
-      return state_->wake_writer();
+      const bool is_first = state_->core.open(intent, may_bill_running, waiter, monotonic_now());
+      if (is_first) state_->wake_writer();
+      return;
     }
   }
   waiter.done(false);  // after close()
@@ -316,6 +317,11 @@ void Ledger::await(Waiter& waiter) {
   const std::lock_guard lock(state_->mutex);
   state_->core.await(waiter);
   state_->wake_writer();
+}
+
+bool Ledger::withdraw(Waiter& waiter) {
+  const std::lock_guard lock(state_->mutex);
+  return state_->core.withdraw(waiter);
 }
 
 void Ledger::progress(const ObjectId& id, const Figure& figure, bool is_final) {

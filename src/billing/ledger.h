@@ -3,8 +3,8 @@
 // through it. Its rules, with their reasons: docs/ledger.md.
 //
 // Three threads: one writes groups of records, one keeps the files, one ships; what they do is
-// LedgerCore's. Callers: reserve, open, progress and settle from any thread; each Waiter is told
-// from the writer's thread, or from within the call.
+// LedgerCore's. Callers: reserve, open, await, withdraw, progress and settle from any thread; each
+// Waiter is told from the writer's thread, or from within the call.
 #pragma once
 
 #include <functional>
@@ -56,6 +56,9 @@ class Ledger {
   // From now on somebody waits for the `waiter` that open() was given; it may have been told. Until
   // then a group may still gather others.
   void await(Waiter& waiter);
+  // Nothing was sent of the stream, and nothing will be before its outcome is durable: it needs no
+  // intent. True: it has none, and its waiter is never told. False: it is written, or about to be.
+  bool withdraw(Waiter& waiter);
   // The latest figure of an open stream. Recorded within a second or so; nobody waits for it.
   void progress(const ObjectId& id, const Figure& figure, bool is_final);
   // Told false: it cannot be recorded: a plain reply must not go out, and is free. What has an

@@ -45,7 +45,7 @@ ByHand LedgerCore::append_by_hand(const ObjectId& id, std::vector<Record> record
     appends.back().waiter = waiter;
     appends.back().is_awaited = waiter != nullptr;
     closing_.emplace(id, room);
-    ledger_.append(std::move(appends));
+    ledger_.append(appends);
   } catch (...) {
     closing_.erase(id);
     ledger_.give_back(room);

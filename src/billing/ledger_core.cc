@@ -112,17 +112,37 @@ void LedgerCore::append_awaited(LedgerLog::Append&& append) {
   if (is_awaited) ++waiting_;
 }
 
+// Nobody waits for it while the backend thinks.
+bool LedgerCore::open(const Intent& intent, bool may_bill_running, Waiter& waiter,
+                      MonotonicTime now) {
+  waiter.state_ = Waiter::State::kUnawaited;
+  opening_.push_back(
+      {.record = IntentRecord{intent, may_bill_running}, .waiter = &waiter, .gives_up = true});
+  const bool is_first = opening_.size() == 1;
+  if (is_first) opening_since_ = now;
+  return is_first;
+}
+
+std::vector<LedgerLog::Append>::iterator LedgerCore::find_opening(const Waiter& waiter) {
+  return std::find_if(opening_.begin(), opening_.end(),
+                      [&](const LedgerLog::Append& one) { return one.waiter == &waiter; });
+}
+
 void LedgerCore::await(Waiter& waiter) {
   if (waiter.state_ != Waiter::State::kUnawaited) return;
   waiter.state_ = Waiter::State::kAwaited;
   ++waiting_;
+  is_opening_awaited_ = is_opening_awaited_ || find_opening(waiter) != opening_.end();
 }
 
-// Nobody waits for it while the backend thinks.
-void LedgerCore::open(const Intent& intent, bool may_bill_running, Waiter& waiter) {
-  waiter.state_ = Waiter::State::kUnawaited;
-  ledger_.append(
-      {.record = IntentRecord{intent, may_bill_running}, .waiter = &waiter, .gives_up = true});
+bool LedgerCore::withdraw(Waiter& waiter) {
+  if (waiter.state_ != Waiter::State::kUnawaited) return false;
+  const auto found = find_opening(waiter);
+  if (found == opening_.end()) return false;
+  // Their order means nothing: no two are of one request.
+  if (found != opening_.end() - 1) *found = std::move(opening_.back());
+  opening_.pop_back();
+  return true;
 }
 
 bool LedgerCore::progress(const ObjectId& id, const Figure& figure, bool is_final) {
@@ -208,12 +228,15 @@ void LedgerCore::take_progress(MonotonicTime now) {
 std::optional<MonotonicTime> LedgerCore::next_commit(MonotonicTime now, bool is_last) {
   take_progress(now);
   if (ledger_.next_try()) return *ledger_.next_try();
-  if (ledger_.has_pending()) {
+  if (is_gathering()) {
     return everybody_waits() || is_last ? now : begun_last_ + settings_.commit_gap;
   }
   if (is_last) return now;
   std::optional<MonotonicTime> when;
-  if (!progress_.empty()) when = progress_due_;
+  if (!opening_.empty()) {
+    when = std::max(begun_last_ + settings_.commit_gap, opening_since_ + kIntentDelay);
+  }
+  if (!progress_.empty()) when = std::min(when.value_or(MonotonicTime::max()), progress_due_);
   if (!std::exchange(has_upkeep_, ledger_.has_upkeep()) && has_upkeep_) upkeep_since_ = now;
   if (has_upkeep_) {
     when = std::min(when.value_or(MonotonicTime::max()), upkeep_since_ + kUpkeepDelay);
@@ -224,6 +247,9 @@ std::optional<MonotonicTime> LedgerCore::next_commit(MonotonicTime now, bool is_
 std::optional<LedgerLog::Write> LedgerCore::begin_commit(MonotonicTime now, bool is_last) {
   begun_last_ = now;
   has_upkeep_ = false;
+  if (!opening_.empty()) ledger_.append(opening_);
+  opening_.clear();
+  is_opening_awaited_ = false;
   return ledger_.begin_write(now, is_last);
 }
 
@@ -430,8 +456,8 @@ void LedgerCore::hurry() {
 }
 
 bool LedgerCore::is_drained() const {
-  return !ledger_.has_pending() && !ledger_.is_writing() && shipper_.size() == 0 &&
-         withheld_.empty() && read_until_ >= ledger_.durable_sequence();
+  return !has_pending() && !ledger_.is_writing() && shipper_.size() == 0 && withheld_.empty() &&
+         read_until_ >= ledger_.durable_sequence();
 }
 
 LedgerCounts LedgerCore::counts() const {

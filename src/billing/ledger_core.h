@@ -61,6 +61,9 @@ class LedgerCore {
   static constexpr size_t kUnresolvedMax = 10'000;
   static constexpr size_t kDeadMax = 10'000;
   static constexpr uint64_t kSegmentBytesMax = uint64_t{16} << 20;
+  // An intent that nobody waits for waits so long for others, or to be withdrawn. Far less than a
+  // model takes to its first token; more than a backend takes that has its whole answer ready.
+  static constexpr Milliseconds kIntentDelay{4};
 
   // The least max_bytes on a disk with such blocks: so many segments of the least size, that some
   // can be written to while others go.
@@ -74,8 +77,10 @@ class LedgerCore {
   // Requests. As Ledger's functions of these names.
   bool reserve(const Intent& intent);
   void release(const Intent& intent);
-  void open(const Intent& intent, bool may_bill_running, Waiter& waiter);
+  // True: the first that waits for others since the writer took what there was.
+  bool open(const Intent& intent, bool may_bill_running, Waiter& waiter, MonotonicTime now);
   void await(Waiter& waiter);
+  bool withdraw(Waiter& waiter);
   // True: the first since the writer took what there was.
   bool progress(const ObjectId& id, const Figure& figure, bool is_final);
   // True: its waiter is to be told at once, by the caller; it is not waited for.
@@ -105,6 +110,9 @@ class LedgerCore {
   std::optional<LedgerLog::Write> begin_commit(MonotonicTime now, bool is_last);
   void end_commit(int error, MonotonicTime now, std::vector<LedgerLog::Told>& told);
   bool everybody_waits() const { return waiting_ >= active_; }
+  // Something is pending that a commit is due for as soon as the gap has passed.
+  bool is_gathering() const { return is_opening_awaited_ || ledger_.has_pending(); }
+  bool has_pending() const { return !opening_.empty() || ledger_.has_pending(); }
 
   // The keeper: next_chore, run_chore, end_chore of this.
   LedgerLog& files() { return ledger_; }
@@ -143,6 +151,7 @@ class LedgerCore {
   };
 
   void append_awaited(LedgerLog::Append&& append);
+  std::vector<LedgerLog::Append>::iterator find_opening(const Waiter& waiter);
   bool enter(LedgerLog::Append&& entry, const ObjectId& id, Outcome::Kind kind,
              bool was_unresolved);
   ByHand append_by_hand(const ObjectId& id, std::vector<Record> records, Waiter* waiter);
@@ -165,6 +174,11 @@ class LedgerCore {
   // An event waits so long for others to go with it; the rest of ship_interval is for the database.
   const Milliseconds gathering_;
   LedgerLog ledger_;
+  // Intents that are not the log's yet: nobody waited for them when they came, and perhaps nobody
+  // ever does.
+  std::vector<LedgerLog::Append> opening_;
+  MonotonicTime opening_since_{};    // of the first of them
+  bool is_opening_awaited_ = false;  // of one of them
   LedgerCounts counts_{};
   size_t active_ = 0;   // requests that have not been told that their outcome is durable
   size_t waiting_ = 0;  // of them: somebody waits for a record

@@ -58,7 +58,7 @@ class LedgerCoreTest : public testing::Test {
   }
   // All that is pending, in as many groups as that takes.
   void commit() {
-    while (core_->files().has_pending() || core_->files().has_upkeep()) {
+    while (core_->has_pending() || core_->files().has_upkeep()) {
       std::vector<LedgerLog::Told> told;
       const auto write = core_->begin_commit(now_, false);
       if (!write) return;
@@ -124,9 +124,9 @@ TEST_F(LedgerCoreTest, AnIntentIsInAHurryOnceItIsAwaited) {
   const MonotonicTime gap_end = now_ + settings_.commit_gap;
   Nobody first, second;
   for (uint16_t i = 2; i <= 3; ++i) ASSERT_TRUE(core_->reserve(intent(i)));
-  core_->open(intent(2), false, first);
-  core_->open(intent(3), false, second);
-  EXPECT_EQ(core_->next_commit(now_, false), gap_end);
+  core_->open(intent(2), false, first, now_);
+  core_->open(intent(3), false, second, now_);
+  EXPECT_EQ(core_->next_commit(now_, false), now_ + LedgerCore::kIntentDelay);
   core_->await(first);
   core_->await(first);
   EXPECT_EQ(core_->next_commit(now_, false), gap_end) << "the second may have company yet";
@@ -140,6 +140,45 @@ TEST_F(LedgerCoreTest, AnIntentIsInAHurryOnceItIsAwaited) {
     (void)core_->settle(std::move(one), nobody_);
     EXPECT_EQ(core_->next_commit(now_, false), i == 2 ? now_ + settings_.commit_gap : now_);
   }
+}
+
+// A stream that came whole before its intent was written is recorded as a plain reply is.
+TEST_F(LedgerCoreTest, AnIntentCanBeWithdrawnUntilAGroupHasIt) {
+  Nobody first, second, third;
+  Nobody* const waiters[] = {&first, &second, &third};
+  for (uint16_t i = 1; i <= 3; ++i) {
+    ASSERT_TRUE(core_->reserve(intent(i)));
+    core_->open(intent(i), false, *waiters[i - 1], now_);
+  }
+  EXPECT_TRUE(core_->withdraw(first));
+  EXPECT_FALSE(core_->withdraw(first));
+  core_->await(third);
+  EXPECT_FALSE(core_->withdraw(third)) << "somebody waits for it";
+  std::vector<LedgerLog::Told> told;
+  const auto write = core_->begin_commit(now_, false);
+  ASSERT_TRUE(write);
+  EXPECT_FALSE(core_->withdraw(second)) << "it is being written";
+  core_->end_commit(write->file->write(write->offset, write->bytes), now_, told);
+  ASSERT_EQ(told.size(), 2u);
+  EXPECT_EQ(core_->files().state().open().size(), 2u);
+  EXPECT_FALSE(core_->withdraw(second)) << "it is durable";
+
+  (void)core_->settle(settlement(Outcome::Kind::kBilled, 1), nobody_);
+  EXPECT_FALSE(core_->everybody_waits()) << "the other two have no outcome yet";
+  commit();
+  EXPECT_EQ(core_->counts().billed, 1u);
+  EXPECT_EQ(core_->counts().backlog, 1u);
+}
+
+TEST_F(LedgerCoreTest, IntentsThatWereWithdrawnLeaveNothingToWrite) {
+  Nobody waiter;
+  ASSERT_TRUE(core_->reserve(intent(1)));
+  core_->open(intent(1), false, waiter, now_);
+  EXPECT_TRUE(core_->has_pending());
+  ASSERT_TRUE(core_->withdraw(waiter));
+  EXPECT_FALSE(core_->has_pending());
+  EXPECT_EQ(core_->next_commit(now_, false), std::nullopt);
+  EXPECT_FALSE(core_->begin_commit(now_, false));
 }
 
 // Whoever catches it settles the request once more.

@@ -142,14 +142,9 @@ LedgerLog::Append LedgerLog::Pending::take_front() {
   return taken;
 }
 
-void LedgerLog::append(std::vector<Append> appends) {
-  const size_t size_before = pending_.size();
-  try {
-    for (Append& one : appends) pending_.push_back(std::move(one));
-  } catch (...) {
-    while (pending_.size() > size_before) pending_.pop_back();
-    throw;
-  }
+void LedgerLog::append(std::span<Append> appends) {
+  pending_.reserve(appends.size());
+  for (Append& one : appends) pending_.push_back(std::move(one));
 }
 
 void LedgerLog::set_mark(uint64_t sequence) {

@@ -15,6 +15,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -104,7 +105,7 @@ class LedgerLog {
     bool is_awaited = false;  // somebody waits for `waiter` to be told
   };
   void append(Append&& append) { pending_.push_back(std::move(append)); }
-  void append(std::vector<Append> appends);  // all, or none where memory runs out
+  void append(std::span<Append> appends);  // all, or none where memory runs out
   // The next group ends with a mark. Only ever grows.
   void set_mark(uint64_t sequence);
   // A chore puts these bytes into the quarantine, once. Until then no mark passes them, and their
@@ -185,8 +186,8 @@ class LedgerLog {
     auto end() { return all_.end(); }
     auto begin() const { return all_.begin() + static_cast<ptrdiff_t>(begin_); }
     auto end() const { return all_.end(); }
+    void reserve(size_t more) { all_.reserve(all_.size() + more); }
     void push_back(Append&& append);
-    void pop_back() { all_.pop_back(); }
     Append take_front();
 
    private:

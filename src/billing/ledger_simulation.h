@@ -257,7 +257,7 @@ inline void LedgerSimulation::begin_request() {
   ++requests_made;
   if (!request.is_stream) return;
   request.intent_waiter.emplace(request.intent_told, request.intent_durable);
-  core_->open(request.intent, request.is_continuous, *request.intent_waiter);
+  core_->open(request.intent, request.is_continuous, *request.intent_waiter, now_);
 }
 
 // Many at once, so that groups become as large as they may be.
@@ -339,7 +339,12 @@ inline void LedgerSimulation::end_request() {
 }
 
 inline void LedgerSimulation::settle(Request& request) {
-  if (request.is_over || request.is_settled || (request.is_stream && !request.intent_told)) return;
+  if (request.is_over || request.is_settled) return;
+  if (request.is_stream && !request.intent_told) {
+    if (!chance(2) || !core_->withdraw(*request.intent_waiter)) return;
+    request.is_stream = request.is_continuous = false;  // from here on like a plain reply
+    request.intent_waiter.reset();
+  }
   Settlement settlement;
   settlement.intent = request.intent;
   settlement.has_intent = request.intent_durable;

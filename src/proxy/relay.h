@@ -15,8 +15,9 @@ namespace llmproxy {
 // Both settle the request before its answer ends, and give the backend's connection back if it is
 // clean.
 
-// Relays to the end, or tells of an error inside the stream and cuts.
-net::Task<void> relay_stream(Request& request, Exchange& exchange);
+// Relays to the end, or tells of an error inside the stream and cuts. An Error where nothing of it
+// may be sent.
+net::Task<MaybeError> relay_stream(Request& request, Exchange& exchange);
 
 // An Error: nothing was sent to the client yet.
 net::Task<MaybeError> relay_plain(Request& request, Exchange& exchange);

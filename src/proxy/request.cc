@@ -116,21 +116,9 @@ void open_intent(Request& request) {
   }
 }
 
-// Whether it is durable. To be awaited.
-LedgerWait::Told await_intent(Request& request) {
-  if (!request.intent->is_told()) request.server.parts().ledger.await(*request.intent);
-  return request.intent->is_durable();
-}
-
 net::Task<MaybeError> relay_recorded(Request& request, Exchange& exchange) {
   open_intent(request);
-  const bool is_recorded = co_await await_intent(request);  // I1
-  if (!is_recorded) {
-    request.evidence.is_unrecorded = true;
-    co_return after_sending(cannot_record());
-  }
-  co_await relay_stream(request, exchange);
-  co_return std::nullopt;
+  return relay_stream(request, exchange);
 }
 
 // 6 to 8
@@ -261,6 +249,11 @@ void Request::lose_client(std::string_view how) {
   end_as(how);
 }
 
+LedgerWait::Told await_intent(Request& request) {
+  if (!request.intent->is_told()) request.server.parts().ledger.await(*request.intent);
+  return request.intent->is_durable();
+}
+
 Intent intent_of(const Request& request) {
   Intent intent;
   intent.id = request.id;
@@ -280,7 +273,12 @@ namespace {
 
 net::Task<bool> settle_reserved(Request& request) {
   bool has_intent = false;
-  if (request.intent) has_intent = co_await await_intent(request);  // it is pointed to
+  if (request.intent) {  // it is pointed to
+    Ledger& ledger = request.server.parts().ledger;
+    const bool is_needed = request.intent->is_told() || !ledger.withdraw(*request.intent);
+    if (is_needed) has_intent = co_await await_intent(request);
+    if (!is_needed) request.intent.reset();
+  }
   request.outcome = decide_outcome(request.evidence);
   LedgerWait wait(request.server.loop());
   record(request, has_intent, false, wait);
@@ -288,7 +286,7 @@ net::Task<bool> settle_reserved(Request& request) {
   request.is_settled = true;  // not before: what throws is settled by who catches it
   const bool is_lost = !is_durable && request.outcome.kind != Outcome::Kind::kFree;
   if (is_lost) request.end_as("not_recorded");
-  if (is_lost && !request.evidence.is_stream) {
+  if (is_lost && !has_intent) {  // nothing of it was sent
     request.evidence.is_unrecorded = true;
     request.outcome = decide_outcome(request.evidence);
   }

@@ -98,6 +98,9 @@ inline Request::Sending Request::send_to_client(std::span<iovec> parts) {
 // The whole way. False: the connection closes after it.
 net::Task<bool> serve_request(Session& session, const http::RequestHead& head);
 
+// Whether its intent, which was asked for, is durable. To be awaited.
+LedgerWait::Told await_intent(Request& request);
+
 // Decides the outcome of a request that has room in the ledger, and waits until it is durable.
 // Once. False: it matters, and cannot be made durable. A plain reply must not be sent then, and is
 // free; a stream must not come to its end.

@@ -28,6 +28,7 @@
 #include "base/test_allocations.h"
 #include "billing/test_database.h"
 #include "billing/test_gates.h"
+#include "billing/test_waiter.h"
 #include "net/test_loop.h"
 
 namespace llmproxy {
@@ -413,12 +414,39 @@ TEST_F(SessionTest, ALoneRequestPaysOneCommitAndALoneStreamTwo) {
   EXPECT_EQ(ledger->counts().commits, 1u);
   net::send_text(client, request_text(true));
   EXPECT_NE(read_until(backend_fd, "]").find("POST"), std::string::npos);
-  net::send_text(backend_fd, kStreamHead + chunk(usage_event(3, true)) + chunk("data: [DONE]\n\n") +
-                                 "0\r\n\r\n");
+  net::send_text(backend_fd, kStreamHead + chunk(usage_event(2)));
+  EXPECT_NE(read_until(client, "word 2").find("200 OK"), std::string::npos);
+  net::send_text(backend_fd, chunk(usage_event(3, true)) + chunk("data: [DONE]\n\n") + "0\r\n\r\n");
   EXPECT_NE(read_until(client, "0\r\n\r\n").find("[DONE]"), std::string::npos);
   EXPECT_EQ(ledger->counts().commits, 3u);
   cut();
   EXPECT_EQ(ledger->counts().billed, 2u);
+}
+
+// Its intent was not written yet: it needs none.
+TEST_F(SessionTest, AStreamThatCameWholeIsRecordedOnceAndSentAfterwards) {
+  commit_gap = Milliseconds(1);
+  start(false);
+  gates->write.close();
+  Intent other;
+  ASSERT_TRUE(ledger->reserve(other));
+  TestWaiter opened, settled;
+  ledger->open(other, false, opened);
+  ledger->await(opened);
+  gates->write.await_someone();  // writes a group without ours
+  net::send_text(client, request_text(true));
+  take_call();
+  net::send_text(backend_fd, kStreamHead + chunk(usage_event(3, true)) + chunk("data: [DONE]\n\n") +
+                                 "0\r\n\r\n");
+  wait_until([&] { return ledger->counts().billed == 1; });
+  EXPECT_TRUE(is_quiet(client)) << "before its bill is recorded";
+  gates->write.open();
+  EXPECT_TRUE(opened.wait());
+  EXPECT_NE(read_until(client, "0\r\n\r\n").find("[DONE]"), std::string::npos);
+  EXPECT_EQ(ledger->counts().commits, 2u);
+  cut();
+  ledger->settle({.intent = other, .has_intent = true, .outcome = {}}, settled);
+  settled.wait();
 }
 
 TEST_F(SessionTest, WhileTheDiskFailsNothingIsSentAndNothingIsCharged) {
@@ -442,6 +470,22 @@ TEST_F(SessionTest, WhileTheDiskFailsNothingIsSentAndNothingIsCharged) {
   cut();
   EXPECT_EQ(ledger->counts().free, 1u);
   EXPECT_EQ(ledger->counts().accepted, 1u);
+}
+
+TEST_F(SessionTest, AStreamThatCameWholeAndCannotBeRecordedIsAnError) {
+  start(false);
+  gates->write.fail(EIO);
+  net::send_text(client, request_text(true));
+  take_call();
+  net::send_text(backend_fd, kStreamHead + chunk(usage_event(3, true)) + chunk("data: [DONE]\n\n") +
+                                 "0\r\n\r\n");
+  const std::string reply = read_until(client, "}}");
+  EXPECT_EQ(reply.substr(0, 13), "HTTP/1.1 503 ");
+  EXPECT_EQ(reply.find("word"), std::string::npos);
+  gates->write.open();
+  cut();
+  EXPECT_EQ(ledger->counts().free, 1u);
+  EXPECT_EQ(ledger->counts().billed, 0u);
 }
 
 TEST_F(SessionTest, WhileTheDiskIsSlowAnswersWaitAndNewWorkIsRefused) {

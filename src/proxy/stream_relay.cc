@@ -1,7 +1,7 @@
 // Streamed replies: what arrives in one read leaves in one write, cut only between events. The
-// terminal event and all after it wait until the outcome is durable. A stream that has come whole
-// before anything of it went out is sent as a plain reply is, all of it after its outcome: one
-// write where there would be two.
+// first waits until the intent is durable, the terminal event and all after it until the outcome
+// is. A stream that has come whole before anything of it went out is sent as a plain reply is, all
+// of it after its outcome: one write and one record where there would be two.
 #include <algorithm>
 #include <array>
 #include <optional>
@@ -148,13 +148,16 @@ class StreamRelay {
         reader_(make_reader(request, exchange)),
         progress_(request) {}
 
-  net::Task<void> relay_events();    // until the terminal event or the end of the body
+  // Until the terminal event or the end of the body. False: nothing may be sent, the intent could
+  // not be recorded.
+  net::Task<bool> relay_events();
   net::Task<void> await_body_end();  // after a terminal event
   void note_evidence();
   // What was held, and the end: clean, or an error and a cut.
   net::Task<void> send_end(bool is_recorded);
   net::Task<void> await_late_figure();  // after an unresolved end, while the backend still speaks
   bool is_clean() const { return body_.is_clean(); }
+  bool has_sent_nothing() const { return !head_.empty(); }
 
  private:
   void begin_head();
@@ -251,16 +254,18 @@ net::Task<void> StreamRelay::await_disk() {
   progress_.tell_again(loop_.now());
 }
 
-net::Task<void> StreamRelay::relay_events() {
+net::Task<bool> StreamRelay::relay_events() {
   begin_head();
   for (;;) {
     const size_t covered = take_pieces();
     const bool is_last = is_holding_ || body_.is_done() || status_ != Status::kMore;
+    const bool is_whole = body_.is_done() && status_ == Status::kMore && has_sent_nothing();
+    if (is_whole) co_return true;  // send_end() sends all of it
+    if (has_sent_nothing() && !co_await await_intent(request_)) co_return false;  // I1
     if (!is_last) progress_.note(reader_->facts(), loop_.now());
     if (!is_last && progress_.is_stalled()) co_await await_disk();
-    const bool is_whole = body_.is_done() && status_ == Status::kMore && !head_.empty();
-    if (!is_whole) co_await send_pieces(covered);  // or send_end() does
-    if (is_last) co_return;
+    co_await send_pieces(covered);
+    if (is_last) co_return true;
     const MonotonicTime deadline = loop_.now() + request_.config->timeout_read;
     status_ = co_await body_.more(std::min(deadline, progress_.due()), kEventBytesMax);
     if (status_ == Status::kTimeout && loop_.now() < deadline) {
@@ -334,15 +339,23 @@ net::Task<void> StreamRelay::await_late_figure() {
 
 }  // namespace
 
-net::Task<void> relay_stream(Request& request, Exchange& exchange) {
+net::Task<MaybeError> relay_stream(Request& request, Exchange& exchange) {
   StreamRelay relay(request, exchange);
-  co_await relay.relay_events();
+  if (!co_await relay.relay_events()) {
+    request.evidence.is_unrecorded = true;
+    co_return after_sending(cannot_record());
+  }
   co_await relay.await_body_end();
   relay.note_evidence();
   const bool is_recorded = co_await settle(request);
+  if (!is_recorded && relay.has_sent_nothing()) {
+    end_exchange(request, exchange, relay.is_clean());
+    co_return after_sending(cannot_record());
+  }
   co_await relay.send_end(is_recorded);
   co_await relay.await_late_figure();
   end_exchange(request, exchange, relay.is_clean());
+  co_return std::nullopt;
 }
 
 }  // namespace llmproxy
