@@ -9,8 +9,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
-#include <cstring>
 #include <optional>
 #include <vector>
 
@@ -18,6 +16,7 @@
 #include "api/event_stream.h"
 #include "api/json.h"
 #include "api/json_edit.h"
+#include "base/lanes.h"
 
 namespace llmproxy {
 
@@ -57,41 +56,11 @@ bool says_something(std::string_view value) {
   return !value.empty() && !value.starts_with("null") && !value.starts_with("\"\"");
 }
 
-// Sixteen bytes as one value: vectors as GCC and clang have them.
-constexpr size_t kBlock = 16, kWordBytes = sizeof(uint64_t);
-using Block = unsigned char __attribute__((vector_size(kBlock)));
-using Words = std::array<uint64_t, kBlock / kWordBytes>;
-
-Block load(const char* at) {
-  Block block;
-  std::memcpy(&block, at, sizeof block);
-  return block;
-}
-
-Words words_of(Block block) {
-  Words words;
-  static_assert(sizeof words == sizeof block);
-  std::memcpy(words.data(), &block, sizeof words);
-  return words;
-}
-
-// The byte of each place from `at` on is 0xff where a key `"u...`, `"f...` or `"e...` begins, and 0
-// elsewhere; kBlock + 1 bytes can be read there. One pass for all three keys instead of three.
-Block find_keys(const char* at) {
-  const Block here = load(at), next = load(at + 1);
-  const auto hits = (here == '"') & ((next == 'u') | (next == 'f') | (next == 'e'));
-  Block block;
-  std::memcpy(&block, &hits, sizeof block);
-  return block;
-}
-
-// Takes the first place out of a word that has one.
-size_t take_place(uint64_t& word) {
-  constexpr bool is_little = std::endian::native == std::endian::little;
-  const int bit = is_little ? std::countr_zero(word) : std::countl_zero(word);
-  const size_t place = static_cast<size_t>(bit) / 8;
-  word &= ~(uint64_t{0xff} << (is_little ? place : kWordBytes - 1 - place) * 8);
-  return place;
+// Where a key `"u...`, `"f...` or `"e...` begins from `at` on; kLanes + 1 bytes can be read there.
+// One pass for all three keys instead of three.
+auto find_keys(const char* at) {
+  const Lanes here = load_lanes(at), next = load_lanes(at + 1);
+  return (here == '"') & ((next == 'u') | (next == 'f') | (next == 'e'));
 }
 
 enum class Content : uint8_t {
@@ -117,23 +86,23 @@ Content inspect(std::string_view text) {
     if (key != Content::kPlain) content = key;
     return key == Content::kTelling;
   };
-  const auto has_telling = [&](Block keys, size_t begin) {
-    for (uint64_t word : words_of(keys)) {
+  const auto has_telling = [&](LaneWords keys, size_t begin) {
+    for (uint64_t word : keys) {
       while (word != 0) {
-        if (is_telling(begin + take_place(word))) return true;
+        if (is_telling(begin + take_lane(word))) return true;
       }
-      begin += kWordBytes;
+      begin += kWordLanes;
     }
     return false;
   };
-  constexpr size_t kStep = 2 * kBlock;
+  constexpr size_t kStep = 2 * kLanes;
   size_t at = 0;
   while (text.size() > kStep && at + 1 < text.size()) {  // the last byte begins no key
     at = std::min(at, text.size() - kStep - 1);          // the last step sees some bytes again
-    const Block first = find_keys(text.data() + at), second = find_keys(text.data() + at + kBlock);
-    const Words any = words_of(first | second);
-    const bool has_any = (any[0] | any[1]) != 0;  // hardly ever
-    if (has_any && (has_telling(first, at) || has_telling(second, at + kBlock))) return content;
+    const LaneWords first = words_of(find_keys(text.data() + at));
+    const LaneWords second = words_of(find_keys(text.data() + at + kLanes));
+    const bool has_any = (first[0] | first[1] | second[0] | second[1]) != 0;  // hardly ever
+    if (has_any && (has_telling(first, at) || has_telling(second, at + kLanes))) return content;
     at += kStep;
   }
   for (; at < text.size(); ++at) {

@@ -5,6 +5,8 @@
 #include <array>
 #include <cstring>
 
+#include "base/lanes.h"
+
 namespace llmproxy {
 
 namespace {
@@ -27,6 +29,19 @@ bool closes_text(std::string_view back) {
   return back.size() > 1 && (back[1] == '}' || back[1] == ',');
 }
 
+// Up to the quote that closes it, or to what cannot stand in it.
+size_t text_length(std::string_view bytes) {
+  const auto is_end = [](auto c) { return (c == '"') | (c == '\n') | (c == '\r'); };
+  size_t length = 0;
+  for (; bytes.size() - length >= kLanes; length += kLanes) {
+    const LaneWords ends = words_of(is_end(load_lanes(bytes.data() + length)));
+    if (ends[0] != 0) return length + first_lane(ends[0]);
+    if (ends[1] != 0) return length + kWordLanes + first_lane(ends[1]);
+  }
+  while (length < bytes.size() && !is_end(bytes[length])) ++length;
+  return length;
+}
+
 }  // namespace
 
 void EventPattern::learn(std::string_view event) {
@@ -46,18 +61,22 @@ void EventPattern::learn(std::string_view event) {
   back_ = event.size() - close;
 }
 
-size_t EventPattern::match(std::string_view bytes) {
-  if (front_ == 0 || bytes.size() < front_ + back_) return 0;
-  if (std::memcmp(bytes.data(), event_.data(), front_) != 0) return 0;
-  const std::string_view rest = bytes.substr(front_);
-  const size_t text = rest.substr(0, kTextBytesMax).find('"');
-  if (text == std::string_view::npos || rest.size() - text < back_) return 0;
-  const char* const back = event_.data() + event_.size() - back_;
-  if (std::memcmp(rest.data() + text, back, back_) != 0) return 0;
-  const auto has = [&](char c) { return std::memchr(rest.data(), c, text) != nullptr; };
-  if (has('\n') || has('\r')) return 0;
-  failures_ = 0;
-  return front_ + text + back_;
+EventPattern::Run EventPattern::match(std::string_view bytes) {
+  Run run;
+  if (front_ == 0) return run;
+  const char* const front = event_.data();
+  const char* const back = front + event_.size() - back_;
+  while (bytes.size() >= front_ + back_ && std::memcmp(bytes.data(), front, front_) == 0) {
+    const size_t text = text_length(bytes.substr(front_, kTextBytesMax));
+    const size_t event = front_ + text + back_;
+    if (bytes.size() < event) break;
+    if (std::memcmp(bytes.data() + front_ + text, back, back_) != 0) break;
+    run.bytes += event;
+    ++run.events;
+    bytes.remove_prefix(event);
+  }
+  if (run.events > 0) failures_ = 0;
+  return run;
 }
 
 }  // namespace llmproxy

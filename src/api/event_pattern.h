@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -22,8 +23,12 @@ class EventPattern {
   // by bytes that are neither quotes nor line ends. So no other member can begin or end in them.
   void learn(std::string_view event);
 
-  // Bytes of the event at the front of `bytes`, if it is whole and matches; else 0.
-  size_t match(std::string_view bytes);
+  // The events at the front of `bytes` that are whole and match.
+  struct Run {
+    size_t bytes = 0;
+    uint64_t events = 0;
+  };
+  Run match(std::string_view bytes);
 
  private:
   std::string event_;  // learnt last

@@ -27,35 +27,39 @@ TEST(EventPattern, WhatDiffersInItsTextAloneMatches) {
   for (const char* text :
        {"", "x", " is", "\\n", "\\u00e9", "\xC3\xA9", "usage", "null", ":", "}"}) {
     const std::string bytes = event(text);
-    EXPECT_EQ(pattern.match(bytes), bytes.size()) << text;
-    EXPECT_EQ(pattern.match(bytes + event("next")), bytes.size()) << text;
+    EXPECT_EQ(pattern.match(bytes).bytes, bytes.size()) << text;
+    const EventPattern::Run run = pattern.match(bytes + event("next") + bytes.substr(0, 9));
+    EXPECT_EQ(run.bytes, bytes.size() + event("next").size()) << text;
+    EXPECT_EQ(run.events, 2u) << text;
   }
 }
 
 TEST(EventPattern, TextsMayBeginOrEndAlike) {
   for (const char* first : {"", "t", "the", "the\\", "x the"}) {
     EventPattern pattern = learnt(event(first), event("the sky"));
-    EXPECT_EQ(pattern.match(event("blue")), event("blue").size()) << first;
+    EXPECT_EQ(pattern.match(event("blue")).bytes, event("blue").size()) << first;
   }
 }
 
 TEST(EventPattern, WhatDiffersElsewhereDoesNot) {
   EventPattern pattern = learnt(event("The"), event(" sky"));
-  EXPECT_EQ(pattern.match(event("x", "content", R"(},"finish_reason":"stop"}]})")), 0);
-  EXPECT_EQ(pattern.match(event("x", "reasoning")), 0);
+  EXPECT_EQ(pattern.match(event("x", "content", R"(},"finish_reason":"stop"}]})")).bytes, 0);
+  EXPECT_EQ(pattern.match(event("x", "reasoning")).bytes, 0);
   EXPECT_EQ(
-      pattern.match(R"(data: {"id":"2","choices":[{"delta":{"content":"x"},"finish_reason":null}]})"
-                    "\n\n"),
+      pattern
+          .match(R"(data: {"id":"2","choices":[{"delta":{"content":"x"},"finish_reason":null}]})"
+                 "\n\n")
+          .bytes,
       0);
-  EXPECT_EQ(pattern.match("data: [DONE]\n\n"), 0);
-  EXPECT_EQ(pattern.match(""), 0);
+  EXPECT_EQ(pattern.match("data: [DONE]\n\n").bytes, 0);
+  EXPECT_EQ(pattern.match("").bytes, 0);
 }
 
 // A quote may end the text and begin a member; a line end ends the line.
 TEST(EventPattern, QuotesAndLineEndsInTheTextDoNot) {
   EventPattern pattern = learnt(event("The"), event(" sky"));
   for (const char* text : {"\\\"", "a\",\"usage\":1,\"b", "\"", "a\nb", "a\rb", "\n", "\n\n"}) {
-    EXPECT_EQ(pattern.match(event(text)), 0) << text;
+    EXPECT_EQ(pattern.match(event(text)).bytes, 0) << text;
   }
 }
 
@@ -63,14 +67,14 @@ TEST(EventPattern, NothingMatchesBeforeItIsWhole) {
   EventPattern pattern = learnt(event("The"), event(" sky"));
   const std::string bytes = event("x");
   for (size_t size = 0; size < bytes.size(); ++size) {
-    ASSERT_EQ(pattern.match(std::string_view(bytes).substr(0, size)), 0) << size;
+    ASSERT_EQ(pattern.match(std::string_view(bytes).substr(0, size)).bytes, 0) << size;
   }
 }
 
 TEST(EventPattern, OneEventIsNoPattern) {
   EventPattern pattern;
   pattern.learn(event("The"));
-  EXPECT_EQ(pattern.match(event("The")), 0);
+  EXPECT_EQ(pattern.match(event("The")).bytes, 0);
 }
 
 struct Case {
@@ -98,16 +102,16 @@ TEST(EventPattern, OnlyTextsMayDiffer) {
   };
   for (const Case& c : cases) {
     EventPattern pattern = learnt(c.first, c.second);
-    EXPECT_EQ(pattern.match(c.first), 0) << c.what;
-    EXPECT_EQ(pattern.match(c.second), 0) << c.what;
+    EXPECT_EQ(pattern.match(c.first).bytes, 0) << c.what;
+    EXPECT_EQ(pattern.match(c.second).bytes, 0) << c.what;
   }
 }
 
 TEST(EventPattern, LongTextsAreRead) {
   EventPattern pattern = learnt(event("The"), event(" sky"));
-  const std::string fits = event(std::string(EventPattern::kTextBytesMax - 1, 'x'));
-  EXPECT_EQ(pattern.match(fits), fits.size());
-  EXPECT_EQ(pattern.match(event(std::string(EventPattern::kTextBytesMax, 'x'))), 0);
+  const std::string fits = event(std::string(EventPattern::kTextBytesMax, 'x'));
+  EXPECT_EQ(pattern.match(fits).bytes, fits.size());
+  EXPECT_EQ(pattern.match(event(std::string(EventPattern::kTextBytesMax + 1, 'x'))).bytes, 0);
 }
 
 // A stream whose events have no pattern is not asked for one for ever.
@@ -118,7 +122,7 @@ TEST(EventPattern, GivesUp) {
   }
   pattern.learn(event("The"));
   pattern.learn(event(" sky"));
-  EXPECT_EQ(pattern.match(event("x")), 0);
+  EXPECT_EQ(pattern.match(event("x")).bytes, 0);
 }
 
 TEST(EventPattern, AMatchRenewsTheHope) {
@@ -127,7 +131,7 @@ TEST(EventPattern, AMatchRenewsTheHope) {
     const std::string name = i % 2 == 0 ? "content" : "text";  // as reasoning turns to an answer
     pattern.learn(event("a", name));
     pattern.learn(event("b", name));
-    ASSERT_GT(pattern.match(event("c", name)), 0) << i;
+    ASSERT_GT(pattern.match(event("c", name)).bytes, 0) << i;
   }
 }
 

@@ -22,7 +22,8 @@ bool joins(Kind run, Kind event) {
 
 }  // namespace
 
-// The next event, or the LF that belongs to the one before it. kMore: none is complete.
+// The next event, or those that are of the pattern, or the LF that belongs to the one before it.
+// kMore: none is complete.
 StreamReader::Piece EventStream::next_unit(std::string_view bytes) {
   if (bytes.empty()) return {};
   if (carriage_return_kind_) {
@@ -33,13 +34,12 @@ StreamReader::Piece EventStream::next_unit(std::string_view bytes) {
       return {.kind = kind == Kind::kDrop ? Kind::kDrop : Kind::kPass, .size = 1};
     }
   }
-  Piece unit;
-  if (splitter_.is_between_events() && !is_skipping_) unit.size = pattern_.match(bytes);
-  if (unit.size > 0) {
-    ++facts_.data_events;
-    unit.kind = Kind::kPass;
-    return unit;
+  if (splitter_.is_between_events() && !is_skipping_) {
+    const EventPattern::Run run = pattern_.match(bytes);
+    facts_.data_events += run.events;
+    if (run.events > 0) return {.kind = Kind::kPass, .size = run.bytes};
   }
+  Piece unit;
   unit.size = splitter_.next(bytes);
   if (unit.size == 0) return unit;
   const std::string_view raw = bytes.substr(0, unit.size);

@@ -2,8 +2,9 @@
 #include "base/text.h"
 
 #include <cstdint>
-#include <cstring>
 #include <system_error>
+
+#include "base/lanes.h"
 
 namespace llmproxy {
 
@@ -42,15 +43,10 @@ size_t printable_length(std::string_view text) {
 
 size_t printable_ascii_length(std::string_view text) {
   size_t length = 0;
-  // Vectors as GCC and clang have them; a lane that is out of bounds is all ones.
-  constexpr size_t kBlock = 16;
-  using Block = signed char __attribute__((vector_size(kBlock)));
-  for (Block block; text.size() - length >= kBlock; length += kBlock) {
-    std::memcpy(&block, text.data() + length, kBlock);
-    const auto is_other = (block < 0x20) | (block == 0x7f);  // from 0x80 on they are negative
-    uint64_t any[2];
-    std::memcpy(any, &is_other, sizeof any);
-    if ((any[0] | any[1]) != 0) break;
+  for (; text.size() - length >= kLanes; length += kLanes) {
+    const Lanes lanes = load_lanes(text.data() + length);
+    const LaneWords other = words_of((lanes < 0x20) | (lanes > 0x7e));
+    if ((other[0] | other[1]) != 0) break;
   }
   const auto is_other = [](char c) { return static_cast<uint8_t>(c - 0x20) > 0x7e - 0x20; };
   while (length < text.size() && !is_other(text[length])) ++length;

@@ -45,26 +45,28 @@ ChunkedDecoder::Step ChunkedDecoder::decode(char* data, size_t size) {
 }
 
 // Nearly all heads are a few digits and CRLF, and came whole, with the CRLF of the chunk before
-// them. Returns how many bytes of such a one there are, all of which it takes; 0 for any other, and
-// for the last chunk's.
+// them, and with payload behind them. Returns how many bytes of such a one there are, all of which
+// it takes; 0 for any other, and for the last chunk's.
 size_t ChunkedDecoder::take_plain_head(std::string_view bytes) {
-  constexpr size_t kDigitsMax = 4;
-  if (digits_ > 0) return 0;
-  size_t at = 0;
+  constexpr size_t kDigitsMax = 4, kHeadMax = 2 + kDigitsMax + 2;
+  if (digits_ > 0 || bytes.size() < kHeadMax) return 0;
+  const auto is_crlf = [](const char* at) { return at[0] == '\r' && at[1] == '\n'; };
+  const char* at = bytes.data();
   if (state_ == State::kPayloadCr) {
-    if (!bytes.starts_with("\r\n")) return 0;
-    at = 2;
+    if (!is_crlf(at)) return 0;
+    at += 2;
   }
-  const size_t begin = at, end = std::min(bytes.size(), begin + kDigitsMax);
   uint64_t chunk_bytes = 0;
-  for (; at < end && hex_value(bytes[at]) >= 0; ++at) {
-    chunk_bytes = chunk_bytes << 4 | static_cast<uint64_t>(hex_value(bytes[at]));
+  for (const char* const end = at + kDigitsMax; at < end; ++at) {
+    const int digit = hex_value(*at);
+    if (digit < 0) break;
+    chunk_bytes = chunk_bytes << 4 | static_cast<uint64_t>(digit);
   }
-  if (chunk_bytes == 0 || !bytes.substr(at).starts_with("\r\n")) return 0;
+  if (chunk_bytes == 0 || !is_crlf(at)) return 0;
   chunk_bytes_ = chunk_bytes;
   extension_bytes_ = 0;
   state_ = State::kPayload;
-  return at + 2;
+  return static_cast<size_t>(at + 2 - bytes.data());
 }
 
 ChunkedDecoder::State ChunkedDecoder::refuse(std::string_view reason) {
