@@ -6,6 +6,7 @@
 #include <coroutine>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -86,6 +87,11 @@ class Loop {
   // The time at which this round began.
   MonotonicTime now() const { return now_; }
   uint64_t round() const { return rounds_; }  // its number
+  // When it was first asked for the wall clock, which it is asked for once.
+  WallMs wall_now() {
+    if (std::exchange(wall_round_, rounds_) != rounds_) wall_now_ = wall_now_ms();
+    return wall_now_;
+  }
 
   // EPOLL_CTL_ADD. False, with errno set, when the system refuses it (out of watches or memory).
   [[nodiscard]] bool watch(int fd, uint32_t events, Watched& watched);
@@ -115,7 +121,9 @@ class Loop {
   std::atomic<bool> stopping_{false};
   MonotonicTime now_;
   uint64_t rounds_ = 0;
-  std::vector<Entry> timers_;  // binary heap, earliest first
+  WallMs wall_now_ = 0;
+  uint64_t wall_round_ = UINT64_MAX;  // in which it was asked for
+  std::vector<Entry> timers_;         // binary heap, earliest first
   struct Round;
   Round* round_ = nullptr;  // the events being delivered
 };

@@ -288,6 +288,17 @@ TEST(Loop, PostedByPostedWorkRunsInALaterRound) {
   EXPECT_EQ(trace, "12");
 }
 
+Task<void> ask_the_wall_clock(Loop& loop) {
+  const WallMs first = loop.wall_now();
+  while (wall_now_ms() <= first) std::this_thread::yield();
+  EXPECT_EQ(loop.wall_now(), first);
+  co_await NextRound(loop);
+  EXPECT_GT(loop.wall_now(), first);
+}
+TEST(Loop, TheWallClockIsAskedOnceARound) {
+  run_on_loop(ask_the_wall_clock);
+}
+
 TEST(Loop, StopFromAnotherThreadEndsAWaitingLoop) {
   for (int i = 0; i < 100; ++i) {
     Loop loop;

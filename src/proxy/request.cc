@@ -174,7 +174,7 @@ void record(Request& request, bool has_intent, bool was_unresolved, Waiter& wait
                                         .has_intent = has_intent,
                                         .was_unresolved = was_unresolved,
                                         .outcome = request.outcome,
-                                        .date_created = wall_now_ms()},
+                                        .date_created = request.server.loop().wall_now()},
                                        waiter);
 }
 
@@ -213,8 +213,8 @@ Request::Request(Session& of_session, const http::RequestHead& its_head)
       server(of_session.server),
       head(its_head),
       config(server.config()),
-      time(wall_now_ms()),
-      started(monotonic_now()),
+      time(server.loop().wall_now()),
+      started(server.loop().now()),
       id(server.parts().ids.mint(time)),
       id_text(id.hex_text()),
       minor_version(its_head.minor_version),
