@@ -29,6 +29,7 @@ constexpr size_t kConnectionsMax = 256;
 // Who answers less of what is due, or slower, does not keep up.
 constexpr double kAchievedMin = 0.98;
 constexpr std::chrono::milliseconds kP99Max{20};
+constexpr size_t kMissesMax = 2;  // rates in a row; one may be a neighbour's doing
 
 // A Poisson process, as independent clients are: bunches are part of it, and times at even
 // distances would hide what they cost. The seed is the round's, so that all ways have the same
@@ -65,7 +66,9 @@ struct Runner {
   std::vector<std::string> tokens{"none"};
   const Proxy* proxy = nullptr;  // null: a peer
   OpenFigures figures{};
-  bool is_in = true;  // it kept up so far
+  size_t misses = 0;  // rates in a row at which it did not keep up
+
+  bool is_in() const { return misses < kMissesMax; }
 };
 
 // On connections of its own: idle ones are closed after a while.
@@ -93,12 +96,12 @@ void run_once(Runner& runner, const Schedule& schedule) {
 
 using Runners = std::vector<std::unique_ptr<Runner>>;
 
-// Those that kept up so far, in turn.
+// Those that keep up, in turn.
 void run_rate(const Runners& runners, size_t rate, size_t rounds, size_t seconds) {
   std::vector<Runner*> order;
   for (const auto& runner : runners) {
     runner->figures = {};
-    if (runner->is_in) order.push_back(runner.get());
+    if (runner->is_in()) order.push_back(runner.get());
   }
   for (size_t round = 0; round < rounds; ++round) {
     const Schedule schedule = make_schedule(rate, seconds, round + 1);
@@ -131,8 +134,10 @@ void run_frontier(const Runners& runners, const std::vector<size_t>& rates, size
                   size_t seconds) {
   fmt::print(
       "\n### p99 at rising rates, us, as long as a way keeps up\n\n{} rounds. It keeps up when it "
-      "answers {:.0f} % of what is due in its time, with a p99 of at most {} ms.\n\n",
-      rounds, kAchievedMin * 100, kP99Max.count());
+      "answers {:.0f} % of what is due in its time, with a p99 of at most {} ms; it is out after "
+      "{} "
+      "rates in a row.\n\n",
+      rounds, kAchievedMin * 100, kP99Max.count(), kMissesMax);
   std::vector<std::string> heading{"requests/s"};
   for (const auto& runner : runners) heading.push_back(runner->way.name);
   heading.emplace_back("sent late, p99 (direct)");
@@ -143,16 +148,16 @@ void run_frontier(const Runners& runners, const std::vector<size_t>& rates, size
     for (const auto& runner : runners) {
       const OpenFigures& own = runner->figures;
       row.push_back(spread(own.p99_us, 0));
-      if (!runner->is_in) continue;
-      runner->is_in = own.keeps_up();
-      if (!runner->is_in) {
-        row.back() += fmt::format(", {:.0f} % in time", own.achieved.median() * 100);
+      if (!runner->is_in()) continue;
+      runner->misses = own.keeps_up() ? 0 : runner->misses + 1;
+      if (runner->misses > 0) {
+        row.back() += fmt::format(", not kept up: {:.0f} % in time", own.achieved.median() * 100);
       }
     }
     row.push_back(spread(runners[0]->figures.lag_us, 0));
     table.add(row);
-    const auto is_in = [](const auto& runner) { return runner->is_in; };
-    if (!runners[0]->is_in || std::ranges::count_if(runners, is_in) == 1) break;
+    const auto is_in = [](const auto& runner) { return runner->is_in(); };
+    if (!runners[0]->is_in() || std::ranges::count_if(runners, is_in) == 1) break;
   }
 }
 
