@@ -14,11 +14,11 @@ run: ## a demo in front of a real small language model; Ctrl-C ends it
 	@/usr/bin/python3 tools/real_model.py build/release/llm-billing-proxy demo
 
 test: ## every ordinary test
-	@tools/install-packages build test
+	@tools/install-packages build test bench
 	@tools/test
 
 test-full: ## the ordinary tests and what takes longer: fuzzing, clang-tidy, Docker, long end-to-end tests
-	@tools/install-packages build test full torture
+	@tools/install-packages build test bench full torture
 	@tools/test --full
 
 bench: ## what the proxy costs, beside nginx and HAProxy; writes bench/results.md

@@ -1,11 +1,13 @@
-// Requests in a closed loop over epoll, and the clocks of the process that they go through.
+// Requests over epoll, and the clocks of the process that they go through.
 #include "load.h"
 
 #include <fmt/format.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <limits>
 #include <sstream>
@@ -21,12 +23,18 @@ namespace {
 constexpr std::string_view kStreamEnd = "data: [DONE]\n\n";
 constexpr double kNsPerUs = 1000;
 constexpr int64_t kForEver = std::numeric_limits<int64_t>::max();
+constexpr int64_t kSilenceNs = std::chrono::nanoseconds(kSilenceMax).count();
 
 bool is_shipping(std::string_view thread) {
   return thread.starts_with("ledger-ship") || thread.starts_with("ledger-read");
 }
 
 }  // namespace
+
+bool is_short() {
+  const char* const wanted = std::getenv("BENCH_SHORT");
+  return wanted != nullptr && std::string_view(wanted) == "1";
+}
 
 CpuTimes cpu_times(pid_t pid) {
   CpuTimes times;
@@ -43,16 +51,16 @@ CpuTimes cpu_times(pid_t pid) {
 }
 
 Load::Load(uint16_t port, std::vector<std::string> tokens, const Ask& ask, size_t connections)
-    : tokens_(std::move(tokens)),
-      ask_(ask),
-      epoll_(epoll_create1(EPOLL_CLOEXEC)),
-      connections_(connections) {
-  for (Connection& connection : connections_) {
-    connection.fd = connect_to(port);
-    epoll_event event{.events = EPOLLIN, .data = {.ptr = &connection}};
-    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, connection.fd.get(), &event) != 0) {
-      fail_errno("epoll_ctl");
-    }
+    : tokens_(std::move(tokens)), port_(port), ask_(ask), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
+  while (connections_.size() < connections) open_connection();
+}
+
+void Load::open_connection() {
+  Connection& connection = connections_.emplace_back();
+  connection.fd = connect_to(port_);
+  epoll_event event{.events = EPOLLIN, .data = {.ptr = &connection}};
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, connection.fd.get(), &event) != 0) {
+    fail_errno("epoll_ctl");
   }
 }
 
@@ -83,7 +91,10 @@ void Load::read_some(Connection& connection) {
   if (size <= 0 || !connection.is_waiting) throw Failure("a connection was closed");
   connection.reply.feed({bytes.data(), static_cast<size_t>(size)});
   if (!connection.reply.is_done()) return;
-  latencies_.add(static_cast<double>(monotonic_ns() - connection.sent_ns) / kNsPerUs);
+  const int64_t now = monotonic_ns();
+  if (connection.is_counted) {
+    latencies_.add(static_cast<double>(now - connection.sent_ns) / kNsPerUs);
+  }
   check(connection.reply);
   connection.is_waiting = false;
   --waiting_;
@@ -99,21 +110,29 @@ void Load::begin(int64_t& sequence, Bills& bills) {
   }
 }
 
+// What has come, or comes within so long; false if nothing did.
+template <class OnReply>
+bool Load::serve_once(int64_t wait_ns, OnReply on_reply) {
+  constexpr size_t kEventsMax = 64;
+  constexpr int64_t kNsPerSecond = 1'000'000'000;
+  std::array<epoll_event, kEventsMax> events;
+  const timespec timeout{wait_ns / kNsPerSecond, wait_ns % kNsPerSecond};
+  const int count = epoll_pwait2(epoll_.get(), events.data(), kEventsMax, &timeout, nullptr);
+  for (size_t i = 0; i < static_cast<size_t>(std::max(count, 0)); ++i) {
+    auto& connection = *static_cast<Connection*>(events[i].data.ptr);
+    read_some(connection);
+    if (!connection.is_waiting) on_reply(connection);
+  }
+  return count != 0;
+}
+
 template <class OnReply>
 void Load::serve(int64_t end_ns, OnReply on_reply) {
-  constexpr size_t kEventsMax = 64;
-  constexpr int64_t kSilenceNs = std::chrono::nanoseconds(kSilenceMax).count();
   while (waiting_ > 0) {
     const int64_t left = end_ns - monotonic_ns();
     if (left <= 0) return;
-    std::array<epoll_event, kEventsMax> events;
-    const auto wait_ms = static_cast<int>(std::min(left, kSilenceNs) / 1'000'000 + 1);
-    const int count = epoll_wait(epoll_.get(), events.data(), kEventsMax, wait_ms);
-    if (count == 0 && left > kSilenceNs) throw Failure("no reply came for a long time");
-    for (size_t i = 0; i < static_cast<size_t>(std::max(count, 0)); ++i) {
-      auto& connection = *static_cast<Connection*>(events[i].data.ptr);
-      read_some(connection);
-      if (!connection.is_waiting) on_reply(connection);
+    if (!serve_once(std::min(left, kSilenceNs), on_reply) && left > kSilenceNs) {
+      throw Failure("no reply came for a long time");
     }
   }
 }
@@ -126,6 +145,46 @@ int64_t Load::run(int64_t& sequence, Bills& bills) {
     if (monotonic_ns() < end) send_next(connection, sequence, bills);
   });
   return sequence - first;
+}
+
+int64_t Load::run_open(const Schedule& schedule, int64_t& sequence, Bills& bills) {
+  prctl(PR_SET_TIMERSLACK, 1);  // or the kernel wakes this thread 50 us late
+  latencies_ = {};
+  lags_ = {};
+  const std::vector<int64_t>& due = schedule.due_ns;
+  std::vector<Connection*> free;  // the one used last at the end: as few as will do
+  for (Connection& connection : connections_) free.push_back(&connection);
+  const int64_t begin = monotonic_ns();
+  int64_t could_send_ns = begin;  // since when there was a connection, once there was none
+  size_t next = 0;
+  while (next < due.size() || waiting_ > 0) {
+    int64_t now = monotonic_ns();
+    for (; next < due.size() && begin + due[next] <= now; ++next, now = monotonic_ns()) {
+      if (free.empty() && connections_.size() < schedule.connections_max) {
+        open_connection();
+        free.push_back(&connections_.back());
+      }
+      if (free.empty()) break;
+      Connection& connection = *free.back();
+      free.pop_back();
+      send_next(connection, sequence, bills);
+      const int64_t due_ns = begin + due[next];
+      connection.is_counted = due[next] >= schedule.counted_from_ns;
+      const int64_t late = connection.sent_ns - std::max(due_ns, could_send_ns);
+      if (connection.is_counted) lags_.add(static_cast<double>(late) / kNsPerUs);
+      connection.sent_ns = due_ns;
+    }
+    const bool is_due = next < due.size() && begin + due[next] <= now;
+    const bool waits_for_reply = is_due || next == due.size();
+    const int64_t wait = waits_for_reply ? kSilenceNs : begin + due[next] - now;
+    const bool has_come = serve_once(wait, [&](Connection& connection) {
+      const bool was_needed = free.empty() && connections_.size() == schedule.connections_max;
+      if (was_needed) could_send_ns = monotonic_ns();
+      free.push_back(&connection);
+    });
+    if (!has_come && waits_for_reply) throw Failure("no reply came for a long time");
+  }
+  return monotonic_ns() - begin;
 }
 
 void Load::serve_until(int64_t end_ns) {

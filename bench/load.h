@@ -1,10 +1,12 @@
-// Closed-loop load on one way to the backend, and what it cost whom it went through.
+// Load on one way to the backend, in a closed or an open loop, and what it cost whom it went
+// through.
 #pragma once
 
 #include <sys/types.h>
 
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -16,14 +18,31 @@
 
 namespace llmproxy::bench {
 
-constexpr std::chrono::milliseconds kRun{800};
+// With BENCH_SHORT=1 in the environment times and counts are an eighth: a run that only shows that
+// all of it works.
+bool is_short();
+template <class Amount>
+Amount usual_or_short(Amount usual) {
+  constexpr int kShorter = 8;
+  return is_short() ? usual / kShorter : usual;
+}
+
+inline const std::chrono::milliseconds kRun = usual_or_short(std::chrono::milliseconds(800));
 constexpr std::chrono::seconds kDeliveryMax{60};  // of the last bill of a run
 constexpr std::chrono::milliseconds kBetweenLooks{20};
+
+// Requests that are due at times of their own, whatever the replies do: nanoseconds after the
+// beginning, in their order.
+struct Schedule {
+  std::vector<int64_t> due_ns{};
+  int64_t counted_from_ns = 0;  // those due before it open the connections and have no latency
+  size_t connections_max = 0;   // a request that finds none free waits, and its wait counts
+};
 
 // Connections that each send the next request as soon as they have the reply.
 class Load {
  public:
-  // Each request has the next of the tokens.
+  // Each request has the next of the tokens. An open loop adds connections as it needs them.
   Load(uint16_t port, std::vector<std::string> tokens, const Ask& ask, size_t connections);
 
   // For kRun. Requests answered, those that were under way at the end of the time included. Notes
@@ -36,29 +55,41 @@ class Load {
   void serve_until(int64_t end_ns);
   void finish();
 
-  // Microseconds from request to whole reply, since the last begin.
+  // The open loop. Nanoseconds from its beginning to the last reply.
+  int64_t run_open(const Schedule& schedule, int64_t& sequence, Bills& bills);
+
+  // Microseconds from request to whole reply, since the last begin; in an open loop from when the
+  // request was due.
   const Samples& latencies() const { return latencies_; }
+  // Of the open loop: microseconds from when a request was due, and a connection could be had, to
+  // when it was sent. What the load itself is late.
+  const Samples& lags() const { return lags_; }
 
  private:
   struct Connection {
     Fd fd;
     ReplyReader reply;
-    int64_t sent_ns = 0;
+    int64_t sent_ns = 0;  // latency counts from here
     bool is_waiting = false;
+    bool is_counted = true;
   };
 
+  void open_connection();
   void send_next(Connection& connection, int64_t& sequence, Bills& bills);
   void read_some(Connection& connection);
   template <class OnReply>
   void serve(int64_t end_ns, OnReply on_reply);
+  template <class OnReply>
+  bool serve_once(int64_t wait_ns, OnReply on_reply);
   void check(const ReplyReader& reply) const;
 
   const std::vector<std::string> tokens_;
+  const uint16_t port_;
   const Ask ask_;
   Fd epoll_;
-  std::vector<Connection> connections_;
+  std::deque<Connection> connections_;
   size_t waiting_ = 0;  // of them
-  Samples latencies_;
+  Samples latencies_, lags_;
 };
 
 // CPU of a process and of all below it, in nanoseconds, by what its threads are named for.

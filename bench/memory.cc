@@ -19,11 +19,11 @@ namespace llmproxy::bench {
 namespace {
 
 // A stream that is open for this long, with an event every kPace; looked at in the middle.
-constexpr std::chrono::milliseconds kPace{2'000};
+const std::chrono::milliseconds kPace = usual_or_short(std::chrono::milliseconds(2'000));
 constexpr size_t kEvents = 6;
-constexpr std::chrono::milliseconds kLookAfter{6'000};
+const std::chrono::milliseconds kLookAfter = usual_or_short(std::chrono::milliseconds(6'000));
 // Until a process has given back what it keeps for a while: ours takes some seconds to be sure.
-constexpr std::chrono::milliseconds kSettle{4'000};
+const std::chrono::milliseconds kSettle = usual_or_short(std::chrono::milliseconds(4'000));
 
 // Bytes in memory of the process and of all below it, shared ones counted once for each.
 double resident_bytes(pid_t pid) {

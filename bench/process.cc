@@ -132,7 +132,12 @@ Process::Process(const std::vector<std::string>& command, const Files& files, in
 
 Process::~Process() {
   if (has_ended()) return;
-  signal(SIGKILL);
+  std::vector<pid_t> tree{pid_};
+  try {
+    tree = process_tree(pid_);                          // nginx's worker would live on
+  } catch (const std::filesystem::filesystem_error&) {  // one has ended meanwhile
+  }
+  for (const pid_t each : tree) kill(each, SIGKILL);
   waitpid(pid_, nullptr, 0);
 }
 

@@ -12,8 +12,8 @@
 namespace llmproxy::bench {
 namespace {
 
-constexpr size_t kRounds = 9;
-constexpr size_t kBackends = 10'000;
+const size_t kRounds = usual_or_short<size_t>(9);
+const size_t kBackends = usual_or_short<size_t>(10'000);
 constexpr size_t kConnections = 256;  // that make the backlog
 constexpr size_t kEventsDefault = 1'000'000;
 

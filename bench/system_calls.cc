@@ -1,6 +1,7 @@
 // System calls per request, all threads of each process counted by strace: the proxy, nginx,
 // HAProxy. What a call costs is no matter here, so tracing them does no harm. Fails when the bills
-// do not add up, never by figures. system_calls BINARY
+// do not add up, never by figures. Where the system forbids to trace, as some containers do, it
+// says so and counts nothing. system_calls BINARY
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -56,6 +57,11 @@ Calls read_summary(const std::string& text) {
   return calls;
 }
 
+// strace is there, but may not.
+struct Forbidden : Failure {
+  using Failure::Failure;
+};
+
 bool is_traced(pid_t pid) {
   const std::string status = read_file(fmt::format("/proc/{}/status", pid));
   const size_t at = status.find("TracerPid:\t");
@@ -69,11 +75,14 @@ Calls count_calls(pid_t pid, Load& load, Way& way, int64_t& requests) {
   std::vector<std::string> command{"strace", "-c", "-f", "-o", output};
   const std::vector<pid_t> tree = process_tree(pid);
   for (const pid_t each : tree) command.insert(command.end(), {"-p", std::to_string(each)});
-  Process strace(command, {}, kLoadCore);
+  const std::string errors = directory.path() + "/errors";
+  Process strace(command, {.errors = errors}, kLoadCore);
   for (int64_t looks = kDeliveryMax / kBetweenLooks; !std::ranges::all_of(tree, is_traced);
        --looks) {
     if (strace.has_ended() || looks == 0) {
-      throw Failure("strace is missing, or may not trace; run: tools/install-packages bench");
+      const std::string why = read_file(errors);
+      if (why.find("Operation not permitted") != std::string::npos) throw Forbidden(why);
+      throw Failure("strace does not trace; run: tools/install-packages bench\n" + why);
     }
     std::this_thread::sleep_for(kBetweenLooks);
   }
@@ -97,29 +106,34 @@ void run(const std::string& binary) {
       describe_machine(), describe_commit());
   Way through{.name = "proxy", .pid = proxy.pid()};
   Way others{};
-  for (const Lane& lane : lanes()) {
-    fmt::print("\n### {}\n\n", lane.title);
-    Table table({"", "calls/request", "of them"});
-    const auto add = [&](const std::string& name, pid_t pid, uint16_t port, Way& way,
-                         const std::vector<std::string>& tokens) {
-      Load load(port, tokens, lane.ask, lane.connections);
-      load.run(way.sequence, way.bills);  // to warm up
-      int64_t requests = 0;
-      const Calls calls = count_calls(pid, load, way, requests);
-      double all = 0;
-      std::string most;
-      constexpr size_t kShown = 7;
-      for (size_t i = 0; i < calls.size(); ++i) {
-        const double each = calls[i].second / static_cast<double>(requests);
-        all += each;
-        if (i < kShown) most += fmt::format("{}{} {:.2f}", i > 0 ? ", " : "", calls[i].first, each);
+  try {
+    for (const Lane& lane : lanes()) {
+      fmt::print("\n### {}\n\n", lane.title);
+      Table table({"", "calls/request", "of them"});
+      const auto add = [&](const std::string& name, pid_t pid, uint16_t port, Way& way,
+                           const std::vector<std::string>& tokens) {
+        Load load(port, tokens, lane.ask, lane.connections);
+        load.run(way.sequence, way.bills);  // to warm up
+        int64_t requests = 0;
+        const Calls calls = count_calls(pid, load, way, requests);
+        double all = 0;
+        std::string most;
+        constexpr size_t kShown = 7;
+        for (size_t i = 0; i < calls.size(); ++i) {
+          const double each = calls[i].second / static_cast<double>(requests);
+          all += each;
+          if (i < kShown)
+            most += fmt::format("{}{} {:.2f}", i > 0 ? ", " : "", calls[i].first, each);
+        }
+        table.add({name, fmt::format("{:.2f}", all), most});
+      };
+      add("proxy", proxy.pid(), proxy.port(), through, proxy.tokens());
+      for (const Peer* peer : {nginx.get(), haproxy.get()}) {
+        add(peer->name(), peer->pid(), peer->port(lane.ask.is_stream), others, {"none"});
       }
-      table.add({name, fmt::format("{:.2f}", all), most});
-    };
-    add("proxy", proxy.pid(), proxy.port(), through, proxy.tokens());
-    for (const Peer* peer : {nginx.get(), haproxy.get()}) {
-      add(peer->name(), peer->pid(), peer->port(lane.ask.is_stream), others, {"none"});
     }
+  } catch (const Forbidden& why) {
+    fmt::print("\nNothing is counted: the system forbids to trace. strace says:\n{}\n", why.what());
   }
   proxy.stop_and_check(through.bills);
 }

@@ -23,7 +23,9 @@ bool is_json(std::string_view text) {
 
 // Sanitizers keep memory that was freed, to catch those who use it.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kIsSanitized = true;
+constexpr bool kIsSanitized = true;  // by GCC
+#elif defined(__clang__)
+constexpr bool kIsSanitized = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
 #else
 constexpr bool kIsSanitized = false;
 #endif
