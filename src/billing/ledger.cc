@@ -301,22 +301,27 @@ void Ledger::release(const Intent& intent) {
   state_->core.release(intent);
 }
 
-void Ledger::open(const Intent& intent, bool may_bill_running, Waiter& waiter) {
+void Ledger::wake() {
+  const std::lock_guard lock(state_->mutex);
+  state_->wake_writer();
+}
+
+void Ledger::open(const Intent& intent, bool may_bill_running, Waiter& waiter, Wake wake) {
   {
     const std::lock_guard lock(state_->mutex);
     if (!state_->is_writing_stopped) {
       const bool is_first = state_->core.open(intent, may_bill_running, waiter, monotonic_now());
-      if (is_first) state_->wake_writer();
+      if (is_first && wake == Wake::kNow) state_->wake_writer();
       return;
     }
   }
   waiter.done(false);  // after close()
 }
 
-void Ledger::await(Waiter& waiter) {
+void Ledger::await(Waiter& waiter, Wake wake) {
   const std::lock_guard lock(state_->mutex);
   state_->core.await(waiter);
-  state_->wake_writer();
+  if (wake == Wake::kNow) state_->wake_writer();
 }
 
 bool Ledger::withdraw(Waiter& waiter) {
@@ -329,13 +334,13 @@ void Ledger::progress(const ObjectId& id, const Figure& figure, bool is_final) {
   if (state_->core.progress(id, figure, is_final)) state_->wake_writer();
 }
 
-void Ledger::settle(Settlement settlement, Waiter& waiter) {
+void Ledger::settle(Settlement settlement, Waiter& waiter, Wake wake) {
   bool is_told_at_once = false, is_closed = false;
   {
     const std::lock_guard lock(state_->mutex);
     is_closed = state_->is_writing_stopped;
     if (!is_closed) is_told_at_once = state_->core.settle(std::move(settlement), waiter);
-    state_->wake_writer();
+    if (wake == Wake::kNow) state_->wake_writer();
   }
   if (is_told_at_once || is_closed) waiter.done(!is_closed);
 }

@@ -49,13 +49,19 @@ class Ledger {
   // Why reserve() says no at the moment, in words for the log.
   std::string refusal() const;
 
+  // Whether the writer looks at once if there is something to write. An event loop that has more to
+  // say in its round wakes it once, at the end: woken by the first of many, it would write that one
+  // alone.
+  enum class Wake : uint8_t { kNow, kLater };  // kLater: wake() follows soon
+  void wake();
+
   // A stream is about to begin. Told false: it cannot be recorded, so nothing of it may reach the
   // client. `may_bill_running`: its running figures may make the bill (a backend set to
   // `continuous`, one choice).
-  void open(const Intent& intent, bool may_bill_running, Waiter& waiter);
+  void open(const Intent& intent, bool may_bill_running, Waiter& waiter, Wake wake = Wake::kNow);
   // From now on somebody waits for the `waiter` that open() was given; it may have been told. Until
   // then a group may still gather others.
-  void await(Waiter& waiter);
+  void await(Waiter& waiter, Wake wake = Wake::kNow);
   // Nothing was sent of the stream, and nothing will be before its outcome is durable: it needs no
   // intent. True: it has none, and its waiter is never told. False: it is written, or about to be.
   bool withdraw(Waiter& waiter);
@@ -64,7 +70,7 @@ class Ledger {
   // Told false: it cannot be recorded: a plain reply must not go out, and is free. What has an
   // intent is told false only after close(): the next start finds it. A free outcome is told at
   // once.
-  void settle(Settlement settlement, Waiter& waiter);
+  void settle(Settlement settlement, Waiter& waiter, Wake wake = Wake::kNow);
 
   // The disk does not keep up: no new work, and streams whose progress must be recorded wait.
   bool is_stalled() const;

@@ -109,7 +109,9 @@ void open_intent(Request& request) {
   const Intent intent = intent_of(request);
   request.intent.emplace(request.server.loop());
   try {
-    request.server.parts().ledger.open(intent, may_bill_running(request), *request.intent);
+    request.server.parts().ledger.open(intent, may_bill_running(request), *request.intent,
+                                       Ledger::Wake::kLater);
+    request.server.wake_ledger();
   } catch (...) {
     request.intent.reset();  // nobody will be told
     throw;
@@ -175,7 +177,8 @@ void record(Request& request, bool has_intent, bool was_unresolved, Waiter& wait
                                         .was_unresolved = was_unresolved,
                                         .outcome = request.outcome,
                                         .date_created = request.server.loop().wall_now()},
-                                       waiter);
+                                       waiter, Ledger::Wake::kLater);
+  request.server.wake_ledger();
 }
 
 void count_outcome(const Request& request) {
@@ -250,7 +253,10 @@ void Request::lose_client(std::string_view how) {
 }
 
 LedgerWait::Told await_intent(Request& request) {
-  if (!request.intent->is_told()) request.server.parts().ledger.await(*request.intent);
+  if (!request.intent->is_told()) {
+    request.server.parts().ledger.await(*request.intent, Ledger::Wake::kLater);
+    request.server.wake_ledger();
+  }
   return request.intent->is_durable();
 }
 

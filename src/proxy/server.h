@@ -76,6 +76,10 @@ class Server final : public net::Listener::Acceptor {
     reply_head_.clear();
     return reply_head_;
   }
+  // At the end of this round, for all that it tells the ledger.
+  void wake_ledger() {
+    if (!std::exchange(ledger_wake_.is_due, true)) loop_.post(ledger_wake_);
+  }
   Counters& counters() { return counters_; }
   const Counters& counters() const { return counters_; }
 
@@ -99,6 +103,15 @@ class Server final : public net::Listener::Acceptor {
     Server& server_;
     void (Server::*function_)();
   };
+  struct LedgerWake final : net::Posted {
+    explicit LedgerWake(Ledger& its_ledger) : ledger(its_ledger) {}
+    void run() override {
+      is_due = false;
+      ledger.wake();
+    }
+    Ledger& ledger;
+    bool is_due = false;
+  };
   void drain_sessions(bool has_grace);
   void end_grace() { drain_sessions(false); }
   void refuse(int fd);
@@ -114,6 +127,7 @@ class Server final : public net::Listener::Acceptor {
   std::optional<net::Listener> listener_;
   std::list<Session*> sessions_;
   Counters counters_;
+  LedgerWake ledger_wake_;
   Alarm grace_;
   Alarm refusal_lines_;
   Alarm trim_;
