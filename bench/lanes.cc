@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
 #include <thread>
 
 #include "figures.h"
@@ -18,7 +19,7 @@ void guard(Runner& runner, Action action) {
   if (!runner.failure.empty()) return;
   try {
     action();
-  } catch (const Failure& failure) {
+  } catch (const std::exception& failure) {
     if (!runner.may_fail) throw;
     runner.failure = failure.what();
     runner.load.reset();
