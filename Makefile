@@ -2,7 +2,7 @@
 # Nothing is needed first but make and git: missing Debian packages are installed, and named.
 MAKEFLAGS += --no-print-directory
 
-.PHONY: build run test test-full bench fuzz planted torture format clean
+.PHONY: build run test test-full bench bench-peers fuzz planted torture format clean
 
 build: ## the release: build/release/llm-billing-proxy
 	@tools/install-packages build
@@ -25,6 +25,11 @@ bench: ## what the proxy costs, beside nginx and HAProxy; writes bench/results.m
 	@tools/install-packages build bench
 	@tools/build release llm-billing-proxy
 	@bench/run
+
+bench-peers: ## other LLM gateways, from the package registries, in one table with it; writes bench/gateways.md
+	@tools/install-packages build run bench
+	@tools/build release llm-billing-proxy
+	@bench/run-gateways
 
 fuzz: ## each fuzz target for SECONDS seconds (make fuzz SECONDS=600)
 	@tools/install-packages build test

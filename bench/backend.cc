@@ -40,6 +40,13 @@ std::string make_event(int64_t stamp, bool is_last) {
   return event.append(kEventBytes - event.size() - end.size(), 'x').append(end);
 }
 
+// Wherever the member stands, and however it is spaced: gateways write requests anew.
+bool asks_stream(std::string_view body) {
+  constexpr std::string_view kName = "\"stream\":";
+  const size_t at = body.find(kName);
+  return at != std::string_view::npos && body.substr(at + kName.size(), 2).find('t') < 2;
+}
+
 std::string make_usage(int64_t prompt, int64_t completion) {
   return fmt::format(R"({{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{}}})", prompt,
                      completion, prompt + completion);
@@ -92,6 +99,20 @@ int64_t stamp_of(std::string_view event) {
   int64_t stamp = 0;
   std::from_chars(digits.data(), digits.data() + digits.size(), stamp);
   return stamp;
+}
+
+bool holds_reply(std::string_view body, const Ask& ask) {
+  constexpr size_t kFrameMax = 300;  // of a plain reply: all of it but the text
+  const bool has_usage = number_after(body, "\"completion_tokens\":") >= 0 ||
+                         number_after(body, "\"completion_tokens\": ") >= 0;
+  if (!ask.is_stream) {
+    const auto text = static_cast<size_t>(std::count(body.begin(), body.end(), 'x'));
+    return has_usage && text + kFrameMax >= ask.body_bytes;
+  }
+  size_t events = 0;
+  for (size_t at = 0; (at = body.find(kStampMark, at)) != std::string_view::npos; ++at) ++events;
+  return events == ask.events && (has_usage || !ask.asks_usage) &&
+         body.find("data: [DONE]") != std::string_view::npos;
 }
 
 struct Backend::Connection {
@@ -250,7 +271,7 @@ void Backend::answer(Connection& connection, std::string_view body) {
   const std::string_view whole = body;
   body = body.substr(0, kRequestBytesMin);  // all that the load says stands at its front
   connection.sequence = number_after(body, "sequence ");
-  if (body.find("\"stream\":true") == std::string_view::npos) {
+  if (!asks_stream(whole)) {
     const auto size = static_cast<size_t>(number_after(body, "body "));
     connection.is_closing = number_after(body, "closes ") == 1;
     connection.send(make_plain_reply(connection.sequence, size, connection.is_closing));

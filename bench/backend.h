@@ -19,6 +19,10 @@ namespace llmproxy::bench {
 // The monotonic nanoseconds of an event; 0 if it carries none (usage, [DONE]).
 int64_t stamp_of(std::string_view event);
 
+// Whether a reply that somebody wrote anew still says all that the backend said: its text, the
+// counts, the end.
+bool holds_reply(std::string_view body, const Ask& ask);
+
 class Backend {
  public:
   // With TLS its certificate is nobody's.

@@ -50,8 +50,13 @@ CpuTimes cpu_times(pid_t pid) {
   return times;
 }
 
-Load::Load(uint16_t port, std::vector<std::string> tokens, const Ask& ask, size_t connections)
-    : tokens_(std::move(tokens)), port_(port), ask_(ask), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
+Load::Load(uint16_t port, std::vector<std::string> tokens, const Ask& ask, size_t connections,
+           std::chrono::milliseconds length)
+    : tokens_(std::move(tokens)),
+      port_(port),
+      ask_(ask),
+      length_(length),
+      epoll_(epoll_create1(EPOLL_CLOEXEC)) {
   while (connections_.size() < connections) open_connection();
 }
 
@@ -77,7 +82,8 @@ void Load::send_next(Connection& connection, int64_t& sequence, Bills& bills) {
 
 void Load::check(const ReplyReader& reply) const {
   const size_t streamed = ask_.events * kEventBytes + kStreamEnd.size();
-  const bool is_right = !ask_.is_stream   ? reply.body().size() == ask_.body_bytes
+  const bool is_right = ask_.is_rewritten ? holds_reply(reply.body(), ask_)
+                        : !ask_.is_stream ? reply.body().size() == ask_.body_bytes
                         : ask_.asks_usage ? reply.body().size() > streamed
                                           : reply.body().size() == streamed;
   if (reply.status() == "200" && is_right) return;
@@ -139,7 +145,7 @@ void Load::serve(int64_t end_ns, OnReply on_reply) {
 
 int64_t Load::run(int64_t& sequence, Bills& bills) {
   const int64_t first = sequence;
-  const int64_t end = monotonic_ns() + std::chrono::nanoseconds(kRun).count();
+  const int64_t end = monotonic_ns() + std::chrono::nanoseconds(length_).count();
   begin(sequence, bills);
   serve(kForEver, [&](Connection& connection) {
     if (monotonic_ns() < end) send_next(connection, sequence, bills);

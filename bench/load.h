@@ -42,10 +42,12 @@ struct Schedule {
 // Connections that each send the next request as soon as they have the reply.
 class Load {
  public:
-  // Each request has the next of the tokens. An open loop adds connections as it needs them.
-  Load(uint16_t port, std::vector<std::string> tokens, const Ask& ask, size_t connections);
+  // Each request has the next of the tokens; a run lasts `length`. An open loop adds connections as
+  // it needs them.
+  Load(uint16_t port, std::vector<std::string> tokens, const Ask& ask, size_t connections,
+       std::chrono::milliseconds length = kRun);
 
-  // For kRun. Requests answered, those that were under way at the end of the time included. Notes
+  // Requests answered, those that were under way at the end of the time included. Notes
   // them in `bills`.
   int64_t run(int64_t& sequence, Bills& bills);
 
@@ -86,6 +88,7 @@ class Load {
   const std::vector<std::string> tokens_;
   const uint16_t port_;
   const Ask ask_;
+  const std::chrono::milliseconds length_;
   Fd epoll_;
   std::deque<Connection> connections_;
   size_t waiting_ = 0;  // of them

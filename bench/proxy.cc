@@ -31,14 +31,16 @@ std::string last_bytes(const std::string& text) {
   return text.size() > kLogTailBytes ? text.substr(text.size() - kLogTailBytes) : text;
 }
 
-// Calls `row` with the first two columns of each row.
-void query(const std::string& path, const char* sql,
+}  // namespace
+
+void query(const std::string& path, const std::string& sql,
            const std::function<void(int64_t, int64_t)>& row) {
   sqlite3* handle = nullptr;
   sqlite3_stmt* statement = nullptr;
   int result = sqlite3_open_v2(path.c_str(), &handle, SQLITE_OPEN_READONLY, nullptr);
   sqlite3_busy_timeout(handle, kBusyMs);
-  if (result == SQLITE_OK) result = sqlite3_prepare_v2(handle, sql, -1, &statement, nullptr);
+  if (result == SQLITE_OK)
+    result = sqlite3_prepare_v2(handle, sql.c_str(), -1, &statement, nullptr);
   if (result == SQLITE_OK) {
     while ((result = sqlite3_step(statement)) == SQLITE_ROW) {
       row(sqlite3_column_int64(statement, 0), sqlite3_column_int64(statement, 1));
@@ -49,8 +51,6 @@ void query(const std::string& path, const char* sql,
   sqlite3_close(handle);
   if (result != SQLITE_DONE) throw Failure("reading the bills: " + message);
 }
-
-}  // namespace
 
 Proxy::Proxy(const Options& options) : options_(options) {
   const std::string config = this->config();

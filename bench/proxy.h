@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -16,6 +17,10 @@ namespace llmproxy::bench {
 // What must be in the database at the end: completion tokens by the sequence of the request, which
 // the backend reports as its prompt tokens.
 using Bills = std::map<int64_t, int64_t>;
+
+// Calls `row` with the first two columns of each row of an SQLite database.
+void query(const std::string& path, const std::string& sql,
+           const std::function<void(int64_t, int64_t)>& row);
 
 class Proxy {
  public:

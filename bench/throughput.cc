@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "backend.h"
+#include "lanes.h"
 #include "load.h"
 #include "peers.h"
 
@@ -21,12 +22,6 @@ namespace llmproxy::bench {
 namespace {
 
 constexpr size_t kRoundsDefault = 9;
-
-struct Lane {
-  std::string title;
-  Ask ask;
-  size_t connections;
-};
 
 std::vector<Lane> all_lanes() {
   std::vector<Lane> lanes;
@@ -73,30 +68,12 @@ std::vector<Lane> tls_lanes() {
   return lanes;
 }
 
-// A way, with its load and its figures in the lane under way.
-struct Runner {
-  Way way;
-  std::function<uint16_t(bool is_stream)> port;
-  std::vector<std::string> tokens{"none"};
-  const Proxy* proxy = nullptr;  // null: a peer
-  std::unique_ptr<Load> load{};
-  LoadFigures figures{};
-};
-
-void print_lane(const Lane& lane, const std::vector<std::unique_ptr<Runner>>& runners) {
-  // Of a paced stream what counts is the cost of a chunk.
-  const bool is_paced = lane.ask.pace.count() > 0;
-  const auto each = [&](const Samples& us) {
-    Samples result;
-    for (const double value : us.all()) {
-      result.add(is_paced ? value / static_cast<double>(lane.ask.events) : value);
-    }
-    return spread(result, is_paced ? 2 : 1);
-  };
-  const auto is_nginx = [](const auto& runner) { return runner->way.name == "nginx"; };
-  const LoadFigures& nginx = (*std::find_if(runners.begin(), runners.end(), is_nginx))->figures;
+void print_lane(const Lane& lane, const Runners& runners) {
+  const int digits = lane.is_paced() ? 2 : 1;
+  const auto each = [&](const Samples& us) { return spread(lane.each(us), digits); };
+  const LoadFigures& nginx = nginx_of(runners);
   fmt::print("\n### {}\n\n", lane.title);
-  Table table({"", "requests/s", is_paced ? "CPU us/chunk" : "CPU us/request", "over nginx",
+  Table table({"", "requests/s", lane.is_paced() ? "CPU us/chunk" : "CPU us/request", "over nginx",
                "of it data path", "over nginx", "shipping", "event loop", "core busy %"});
   for (const auto& runner : runners) {
     const LoadFigures& own = runner->figures;
@@ -111,28 +88,6 @@ void print_lane(const Lane& lane, const std::vector<std::unique_ptr<Runner>>& ru
                each(own.data_us), over(own.data_us), each(own.shipping_us), each(own.loop_us),
                fmt::format("{:.0f}", own.busy.median())});
   }
-}
-
-void run_lane(const Lane& lane, std::vector<std::unique_ptr<Runner>>& runners, size_t rounds) {
-  std::vector<Runner*> order;
-  for (const auto& runner : runners) {
-    runner->figures = {};
-    Ask ask = lane.ask;
-    ask.closes &= runner->way.pid != 0;  // the load keeps its own connections
-    runner->load =
-        std::make_unique<Load>(runner->port(ask.is_stream), runner->tokens, ask, lane.connections);
-    order.push_back(runner.get());
-  }
-  for (size_t round = 0; round <= rounds; ++round) {  // the first is to warm up
-    for (Runner* runner : order) {
-      measure(runner->way, *runner->load, runner->figures, round > 0, [&] {
-        if (runner->proxy != nullptr) await_bills(*runner->proxy, runner->way.bills.size());
-      });
-    }
-    std::rotate(order.begin(), order.begin() + 1, order.end());
-  }
-  for (const auto& runner : runners) runner->load.reset();
-  print_lane(lane, runners);
 }
 
 // On processes of their own.
@@ -152,7 +107,7 @@ size_t run_lanes(const std::vector<Lane>& lanes, bool is_tls,
   const auto nginx = Peer::start_nginx(target.port(), is_tls);
   const auto haproxy = Peer::start_haproxy(target.port(), is_tls);
   const auto copy = is_tls ? nullptr : Peer::start_copy(target.port());
-  std::vector<std::unique_ptr<Runner>> runners;
+  Runners runners;
   const auto add = [&](Way way, auto port) {
     runners.push_back(std::make_unique<Runner>(Runner{.way = std::move(way), .port = port}));
   };
@@ -168,7 +123,10 @@ size_t run_lanes(const std::vector<Lane>& lanes, bool is_tls,
     add({.name = peer->name(), .pid = peer->pid()},
         [peer](bool is_stream) { return peer->port(is_stream); });
   }
-  for (const Lane& lane : lanes) run_lane(lane, runners, rounds);
+  for (const Lane& lane : lanes) {
+    run_lane(lane, runners, rounds);
+    print_lane(lane, runners);
+  }
   size_t requests = 0;
   for (size_t i = 0; i < proxies.size(); ++i) {
     const Bills& bills = runners[1 + i]->way.bills;  // behind the direct way

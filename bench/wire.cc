@@ -95,9 +95,9 @@ int64_t Ask::completion_tokens() const {
 
 std::string make_request(std::string_view token, const Ask& ask, int64_t sequence) {
   std::string body =
-      fmt::format(R"({{"model":"bench-{}","stream":{}{},"messages":[{{"role":"user","content":)"
+      fmt::format(R"({{"model":"{}{}","stream":{}{},"messages":[{{"role":"user","content":)"
                   R"("sequence {} body {} events {} pace {} closes {:d} )",
-                  static_cast<size_t>(sequence) % ask.models, ask.is_stream,
+                  ask.model, static_cast<size_t>(sequence) % ask.models, ask.is_stream,
                   ask.asks_usage ? R"(,"stream_options":{"include_usage":true})" : "", sequence,
                   ask.body_bytes, ask.events, ask.pace.count(), ask.closes);
   constexpr std::string_view kEnd = R"("}]})";

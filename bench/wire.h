@@ -49,9 +49,12 @@ Fd listen_on(uint16_t& port, int backlog = 1024);  // 0: any, which it then tell
 void prepare(int fd);
 void send_all(int fd, std::string_view bytes);
 
+constexpr std::string_view kModel = "bench-";
+
 // What a request asks of the backend, by words in its prompt.
 struct Ask {
   size_t request_bytes = kRequestBodyBytes;  // of its body, at least kRequestBytesMin
+  std::string model{kModel};                 // with a number behind it
   size_t models = 1;                         // asked for in turn: bench-0, bench-1, ...
   bool is_stream = false;
   size_t body_bytes = kPlainBodyBytes;  // of a plain reply
@@ -59,6 +62,7 @@ struct Ask {
   std::chrono::microseconds pace{};  // from one event to the next; 0: the whole stream in one write
   bool asks_usage = false;           // the client asks for the usage of a stream
   bool closes = false;               // the backend closes its connection after a plain reply
+  bool is_rewritten = false;         // by a gateway on the way: other bytes, the same reply
 
   int64_t completion_tokens() const;  // that its bill must have
 };
