@@ -576,6 +576,21 @@ TEST_F(LedgerTest, ASecondOneIsRefusedByTheLock) {
   EXPECT_NE(open_directory(path_ + "/ledger", problem), nullptr);
 }
 
+TEST_F(LedgerTest, TheWriterIsWokenOnceForMany) {
+  Ledger& ledger = start();
+  database_->answer_all(kDelivered);
+  bill(1);
+  const uint64_t wakes = ledger.counts().writer_wakes;
+  for (uint8_t i = 2; i <= 11; ++i) {
+    ASSERT_TRUE(ledger.reserve(settlement(Kind::kBilled, i).intent));
+    ledger.settle(settlement(Kind::kBilled, i), told_, Ledger::Wake::kLater);
+  }
+  EXPECT_EQ(ledger.counts().writer_wakes, wakes);
+  ledger.wake();
+  EXPECT_EQ(told_.wait(11), std::vector<bool>(11, true));
+  EXPECT_LE(ledger.counts().writer_wakes, wakes + 1);
+}
+
 // A disk that does not answer.
 
 TEST_F(LedgerTest, ASlowDiskGetsNoNewWork) {

@@ -100,6 +100,7 @@ void Loop::run() {
     now_ = monotonic_now();
     ++rounds_;
     round.count = n > 0 ? static_cast<size_t>(n) : 0;
+    is_busy_ = n > 0;
     round_ = &round;
     for (round.at = 0; round.at < round.count;) {
       const epoll_event event = round.events[round.at++];
@@ -109,6 +110,7 @@ void Loop::run() {
     run_posted();
     run_timers();
   }
+  is_busy_ = false;
 }
 
 void Loop::run_posted() {

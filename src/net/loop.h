@@ -87,6 +87,7 @@ class Loop {
   // The time at which this round began.
   MonotonicTime now() const { return now_; }
   uint64_t round() const { return rounds_; }  // its number
+  bool is_busy() const { return is_busy_; }   // epoll brought something: there may be more
   // When it was first asked for the wall clock, which it is asked for once.
   WallMs wall_now() {
     if (std::exchange(wall_round_, rounds_) != rounds_) wall_now_ = wall_now_ms();
@@ -121,6 +122,7 @@ class Loop {
   std::atomic<bool> stopping_{false};
   MonotonicTime now_;
   uint64_t rounds_ = 0;
+  bool is_busy_ = false;
   WallMs wall_now_ = 0;
   uint64_t wall_round_ = UINT64_MAX;  // in which it was asked for
   std::vector<Entry> timers_;         // binary heap, earliest first

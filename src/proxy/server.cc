@@ -31,7 +31,7 @@ Server::Server(Parts parts, std::shared_ptr<const Config> config, const net::Lis
     : parts_(parts),
       config_(std::move(config)),
       backends_(loop_, parts_.resolver, blocks_),
-      ledger_wake_(parts_.ledger),
+      ledger_wake_(loop_, parts_.ledger),
       grace_(loop_, *this, &Server::end_grace),
       refusal_lines_(loop_, *this, &Server::tell_refusals),
       trim_(loop_, *this, &Server::trim) {

@@ -76,10 +76,8 @@ class Server final : public net::Listener::Acceptor {
     reply_head_.clear();
     return reply_head_;
   }
-  // At the end of this round, for all that it tells the ledger.
-  void wake_ledger() {
-    if (!std::exchange(ledger_wake_.is_due, true)) loop_.post(ledger_wake_);
-  }
+  // For all that is told to the ledger until nothing more comes, or for a while.
+  void wake_ledger() { ledger_wake_.arm(); }
   Counters& counters() { return counters_; }
   const Counters& counters() const { return counters_; }
 
@@ -103,14 +101,27 @@ class Server final : public net::Listener::Acceptor {
     Server& server_;
     void (Server::*function_)();
   };
-  struct LedgerWake final : net::Posted {
-    explicit LedgerWake(Ledger& its_ledger) : ledger(its_ledger) {}
-    void run() override {
-      is_due = false;
-      ledger.wake();
+  // Wakes the ledger once the loop has nothing else to do.
+  class LedgerWake final : net::Posted {
+   public:
+    static constexpr Milliseconds kDelayMax{1};
+    LedgerWake(net::Loop& loop, Ledger& ledger) : loop_(loop), ledger_(ledger) {}
+    void arm() {
+      if (std::exchange(is_armed_, true)) return;
+      limit_ = loop_.now() + kDelayMax;
+      loop_.post(*this);
     }
-    Ledger& ledger;
-    bool is_due = false;
+
+   private:
+    void run() override {
+      if (loop_.is_busy() && loop_.now() < limit_) return loop_.post(*this);
+      is_armed_ = false;
+      ledger_.wake();
+    }
+    net::Loop& loop_;
+    Ledger& ledger_;
+    MonotonicTime limit_{};
+    bool is_armed_ = false;
   };
   void drain_sessions(bool has_grace);
   void end_grace() { drain_sessions(false); }
