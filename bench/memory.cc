@@ -108,8 +108,18 @@ std::unique_ptr<Subject> start_peer(std::unique_ptr<Peer> peer) {
       Subject{it.pid(), it.port(true), {"none"}, [](const Bills&) {}, nullptr, std::move(peer)});
 }
 
+// Those of `counts` that the limit of open files allows, and the most it does instead of others.
+std::vector<size_t> allowed(std::vector<size_t> counts) {
+  const size_t most = connections_max();
+  for (size_t& count : counts) {
+    if (count <= most) continue;
+    fmt::print("The limit of open files allows {} connections, not {}.\n\n", most, count);
+    count = most;
+  }
+  return counts;
+}
+
 void run(const std::string& binary, const std::vector<size_t>& counts) {
-  raise_open_files_limit();
   pin_to_core(kLoadCore);
   const Backend backend;
   fmt::print(
@@ -124,7 +134,7 @@ void run(const std::string& binary, const std::vector<size_t>& counts) {
   };
   Table table({"", "connections", "base MiB", "KiB per idle connection", "KiB per open stream"});
   constexpr double kKib = 1024, kMib = 1024 * 1024;
-  for (const size_t connections : counts) {
+  for (const size_t connections : allowed(counts)) {
     for (const auto& [name, start] : starts) {
       MemoryFigures figures;
       figures.idle_each = look_at_idle(start, connections, figures.base);

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <csignal>
 #include <filesystem>
 #include <thread>
 
@@ -13,11 +14,7 @@
 namespace llmproxy::bench {
 namespace {
 
-// Each takes two descriptors.
-size_t connections_max() {
-  constexpr size_t kMost = 16'384, kOthers = 200;
-  return std::min(kMost, (raise_open_files_limit() - kOthers) / 2);
-}
+constexpr size_t kOtherFiles = 200;
 
 // "" if it cannot be run.
 std::string version_of(const std::vector<std::string>& command) {
@@ -31,12 +28,24 @@ std::string version_of(const std::vector<std::string>& command) {
 
 }  // namespace
 
+size_t connections_max() {
+  constexpr size_t kMost = 16'384;
+  return std::min(kMost, (raise_open_files_limit() - kOtherFiles) / 2);
+}
+
 Peer::Peer(std::string name, std::string version)
     : name_(std::move(name)), version_(std::move(version)) {
   if (version_.empty()) {
     throw Failure(fmt::format("{} is missing; run: tools/install-packages bench", name_));
   }
   const Fd first = listen_on(port_), second = listen_on(stream_port_);
+}
+
+// nginx's worker would outlive a master that is killed.
+Peer::~Peer() {
+  if (process_ == nullptr) return;
+  process_->signal(SIGTERM);
+  process_->wait();
 }
 
 void Peer::launch(const std::vector<std::string>& command, int core) {
@@ -53,6 +62,9 @@ void Peer::launch(const std::vector<std::string>& command, int core) {
 std::unique_ptr<Peer> Peer::start_nginx(uint16_t backend_port, bool is_tls, int core) {
   std::unique_ptr<Peer> peer(new Peer("nginx", version_of({"nginx", "-v"})));
   const std::string directory = peer->directory_.path();
+  // Its connections are those to clients, to backends and its own sockets. It closes idle ones when
+  // less than a sixteenth is left, so there is an eighth more.
+  const size_t worker_connections = (2 * connections_max() + kOtherFiles) * 9 / 8;
   const std::string forward = fmt::format(
       "location / {{ proxy_pass {}://bench; proxy_http_version 1.1;"
       " proxy_set_header Connection \"\"; proxy_ssl_protocols TLSv1.2 TLSv1.3; }}",
@@ -61,7 +73,8 @@ std::unique_ptr<Peer> Peer::start_nginx(uint16_t backend_port, bool is_tls, int 
              fmt::format(R"(daemon off; worker_processes 1; pid {0}/pid;
 events {{ worker_connections {5}; }}
 http {{
-  access_log off; keepalive_requests 1000000000; server_tokens off; client_max_body_size 64m;
+  access_log off; keepalive_requests 1000000000; keepalive_timeout 1h;
+  server_tokens off; client_max_body_size 64m;
   client_body_temp_path {0}/body; proxy_temp_path {0}/proxy; fastcgi_temp_path {0}/fastcgi;
   uwsgi_temp_path {0}/uwsgi; scgi_temp_path {0}/scgi;
   upstream bench {{ server 127.0.0.1:{1}; keepalive 1024; keepalive_requests 1000000000; }}
@@ -70,7 +83,7 @@ http {{
 }}
 )",
                          directory, backend_port, peer->port_, peer->stream_port_, forward,
-                         connections_max()));
+                         worker_connections));
   peer->launch({"nginx", "-e", directory + "/log", "-c", directory + "/nginx.conf"}, core);
   return peer;
 }

@@ -12,6 +12,10 @@
 
 namespace llmproxy::bench {
 
+// Connections that the system's limit of open files allows: each takes two in what is measured, and
+// two in the load with its backend.
+size_t connections_max();
+
 class Peer {
  public:
   // Listening already. `is_tls`: to the backend, whose certificate is not checked.
@@ -22,6 +26,10 @@ class Peer {
   // The floor: bench/copy, which is beside this program. It knows no TLS, and keeps a connection to
   // the backend for each of its own.
   static std::unique_ptr<Peer> start_copy(uint16_t backend_port, int core = kMeasuredCore);
+
+  ~Peer();
+  Peer(const Peer&) = delete;
+  Peer& operator=(const Peer&) = delete;
 
   const std::string& name() const { return name_; }
   const std::string& version() const { return version_; }

@@ -44,8 +44,9 @@ class Fd {
 // 127.0.0.1, without Nagle's delay; every wait on it ends after kSilenceMax.
 constexpr std::chrono::seconds kSilenceMax{30};
 Fd connect_to(uint16_t port);
-bool can_connect_to(uint16_t port);                // somebody listens there by now
-Fd listen_on(uint16_t& port, int backlog = 1024);  // 0: any, which it then tells
+bool can_connect_to(uint16_t port);  // somebody listens there by now
+// Port 0: any, which it then tells. The backlog: a crowd that comes at once finds room.
+Fd listen_on(uint16_t& port, int backlog = 4096);
 void prepare(int fd);
 void send_all(int fd, std::string_view bytes);
 

@@ -14,6 +14,7 @@
 #include "config/config.h"
 #include "net/address.h"
 #include "net/buffer.h"
+#include "net/lasting.h"
 #include "net/loop.h"
 #include "net/socket.h"
 #include "net/tls.h"
@@ -53,13 +54,17 @@ class BackendConnection final : Socket::IdleWatcher {
  public:
   BackendConnection(Loop& loop, int fd, BlockPool& blocks) : socket(loop, fd), input(blocks) {}
 
+  static void* operator new(size_t size) { return allocate_lasting(size); }
+  static void operator delete(void* memory, size_t size) noexcept { free_lasting(memory, size); }
+
   Socket socket;
   Buffer input;            // bytes read and not yet used
   bool is_reused = false;  // it has served a request before
 
  private:
   friend class BackendPool;
-  using Idle = std::list<std::unique_ptr<BackendConnection>>;
+  using Kept = std::unique_ptr<BackendConnection>;
+  using Idle = std::list<Kept, LastingAllocator<Kept>>;
   void on_idle_event(Socket& socket) override;  // ends the life of this connection
 
   Idle* idle_ = nullptr;  // the pool's list of its origin

@@ -1,6 +1,9 @@
 // The recycling allocator of coroutine frames. Per thread, so there is no lock; a frame freed on
-// another thread than its own simply changes lists.
+// another thread than its own simply changes lists. AddressSanitizer is told of those in the lists:
+// whoever resumes one of them is caught.
 #include "net/task.h"
+
+#include <sanitizer/asan_interface.h>
 
 #include <algorithm>
 #include <array>
@@ -21,9 +24,15 @@ struct FrameLists {
   std::array<size_t, kClasses> unused{};  // the least that count was since the last trim
 
   ~FrameLists() {
-    for (FreeFrame* frame : free) {
-      while (frame != nullptr) ::operator delete(std::exchange(frame, frame->next));
+    for (FreeFrame*& first : free) {
+      while (first != nullptr) ::operator delete(take_first(first));
     }
+  }
+
+  // `size`: what is used of it.
+  static void* take_first(FreeFrame*& first, size_t size = sizeof(FreeFrame)) {
+    ASAN_UNPOISON_MEMORY_REGION(first, size);
+    return std::exchange(first, first->next);
   }
 };
 
@@ -38,10 +47,9 @@ constexpr size_t size_class(size_t size) {
 void* allocate_frame(size_t size) {
   const size_t index = size_class(size);
   if (index >= kClasses) return ::operator new(size);
-  if (FreeFrame* frame = lists.free[index]) {
-    lists.free[index] = frame->next;
+  if (lists.free[index] != nullptr) {
     lists.unused[index] = std::min(lists.unused[index], --lists.count[index]);
-    return frame;
+    return FrameLists::take_first(lists.free[index], size);
   }
   return ::operator new((index + 1) * kGrain);
 }
@@ -53,6 +61,7 @@ void free_frame(void* memory, size_t size) noexcept {
   frame->next = lists.free[index];
   lists.free[index] = frame;
   ++lists.count[index];
+  ASAN_POISON_MEMORY_REGION(memory, (index + 1) * kGrain);
 }
 
 size_t trim_frames() {
@@ -61,7 +70,7 @@ size_t trim_frames() {
     bytes += lists.unused[i] * (i + 1) * kGrain;
     lists.count[i] -= lists.unused[i];
     for (; lists.unused[i] > 0; --lists.unused[i]) {
-      ::operator delete(std::exchange(lists.free[i], lists.free[i]->next));
+      ::operator delete(FrameLists::take_first(lists.free[i]));
     }
     lists.unused[i] = lists.count[i];
   }

@@ -4,6 +4,8 @@
 // waits.
 //
 // Frames come from a per-thread recycling allocator: in the steady state no request allocates them.
+// Those that wait as long as their connection is open are LastingTasks', and lie on pages of their
+// own (net/lasting).
 // Rule for authors: no lambda coroutines with captures, no temporaries with destructors as
 // arguments of an awaited call (GCC bugs 95111 and 107288), and no conditional operator as what is
 // awaited (GCC 12 destroys the chosen frame twice); parameters of coroutines are values, or
@@ -13,6 +15,7 @@
 #include <concepts>
 #include <coroutine>
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <new>
 #include <optional>
@@ -20,6 +23,7 @@
 #include <variant>
 
 #include "base/check.h"
+#include "net/lasting.h"
 
 namespace llmproxy::net {
 
@@ -32,17 +36,32 @@ void free_frame(void* frame, size_t size) noexcept;
 // Frees those that this thread has not needed since the last call. How many bytes they had.
 size_t trim_frames();
 
-template <class T>
+enum class Frames : uint8_t {  // where a coroutine's frame lies
+  kRecycled,
+  kLasting,  // allocate_lasting()
+};
+
+template <class T = void, Frames kFrames = Frames::kRecycled>
 class Task;
+template <class T = void>
+using LastingTask = Task<T, Frames::kLasting>;
 
 namespace detail {
+
+template <Frames>
+struct FrameMemory {
+  static void* operator new(size_t size) { return allocate_frame(size); }
+  static void operator delete(void* frame, size_t size) noexcept { free_frame(frame, size); }
+};
+template <>
+struct FrameMemory<Frames::kLasting> {
+  static void* operator new(size_t size) { return allocate_lasting(size); }
+  static void operator delete(void* frame, size_t size) noexcept { free_lasting(frame, size); }
+};
 
 struct PromiseBase {
   std::coroutine_handle<> continuation = std::noop_coroutine();
   std::exception_ptr exception;
-
-  static void* operator new(size_t size) { return allocate_frame(size); }
-  static void operator delete(void* frame, size_t size) noexcept { free_frame(frame, size); }
 
   struct Final {
     bool await_ready() const noexcept { return false; }
@@ -58,11 +77,11 @@ struct PromiseBase {
   void unhandled_exception() noexcept { exception = std::current_exception(); }
 };
 
-template <class T>
-struct Promise : PromiseBase {
+template <class T, Frames kFrames>
+struct Promise : PromiseBase, FrameMemory<kFrames> {
   std::optional<T> value;
 
-  Task<T> get_return_object() noexcept;
+  Task<T, kFrames> get_return_object() noexcept;
   template <class U>
   void return_value(U&& result) {
     value.emplace(std::forward<U>(result));
@@ -73,9 +92,9 @@ struct Promise : PromiseBase {
   }
 };
 
-template <>
-struct Promise<void> : PromiseBase {
-  Task<void> get_return_object() noexcept;
+template <Frames kFrames>
+struct Promise<void, kFrames> : PromiseBase, FrameMemory<kFrames> {
+  Task<void, kFrames> get_return_object() noexcept;
   void return_void() const noexcept {}
   void take() const {
     if (exception) std::rethrow_exception(exception);
@@ -84,10 +103,10 @@ struct Promise<void> : PromiseBase {
 
 }  // namespace detail
 
-template <class T = void>
+template <class T, Frames kFrames>
 class [[nodiscard]] Task {
  public:
-  using promise_type = detail::Promise<T>;
+  using promise_type = detail::Promise<T, kFrames>;
   using Handle = std::coroutine_handle<promise_type>;
 
   explicit Task(Handle handle) noexcept : handle_(handle) {}
@@ -133,19 +152,19 @@ class [[nodiscard]] Step {
 
 namespace detail {
 
-template <class T>
-Task<T> Promise<T>::get_return_object() noexcept {
-  return Task<T>(std::coroutine_handle<Promise<T>>::from_promise(*this));
+template <class T, Frames kFrames>
+Task<T, kFrames> Promise<T, kFrames>::get_return_object() noexcept {
+  return Task<T, kFrames>(std::coroutine_handle<Promise>::from_promise(*this));
 }
-inline Task<void> Promise<void>::get_return_object() noexcept {
-  return Task<void>(std::coroutine_handle<Promise<void>>::from_promise(*this));
+template <Frames kFrames>
+Task<void, kFrames> Promise<void, kFrames>::get_return_object() noexcept {
+  return Task<void, kFrames>(std::coroutine_handle<Promise>::from_promise(*this));
 }
 
 // A coroutine nobody waits for: it starts at once and frees itself at its end.
+template <Frames kFrames>
 struct Detached {
-  struct promise_type {
-    static void* operator new(size_t size) { return allocate_frame(size); }
-    static void operator delete(void* frame, size_t size) noexcept { free_frame(frame, size); }
+  struct promise_type : FrameMemory<kFrames> {
     Detached get_return_object() const noexcept { return {}; }
     std::suspend_never initial_suspend() const noexcept { return {}; }
     std::suspend_never final_suspend() const noexcept { return {}; }
@@ -154,7 +173,8 @@ struct Detached {
   };
 };
 
-inline Detached run_detached(Task<void> task) {
+template <Frames kFrames>
+Detached<kFrames> run_detached(Task<void, kFrames> task) {
   co_await task;
 }
 
@@ -162,7 +182,8 @@ inline Detached run_detached(Task<void> task) {
 
 // Starts `task` now, on the calling thread, and lets it run to its end. It must not throw, and it
 // must end before its loop does.
-inline void spawn(Task<void> task) {
+template <Frames kFrames>
+void spawn(Task<void, kFrames> task) {
   detail::run_detached(std::move(task));
 }
 

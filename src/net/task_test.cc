@@ -297,5 +297,39 @@ TEST(TaskFrames, MayBeFreedOnAnotherThread) {
   other.join();
 }
 
+LastingTask<int> lasting(Gate& gate) {
+  co_await gate;
+  co_return 7;
+}
+LastingTask<void> lasting_detached(Gate& gate, int& result) {
+  result = co_await lasting(gate);
+}
+
+TEST(TaskFrames, LastingOnesAreNoneOfThem) {
+  Gate gate;
+  int result = 0;
+  trim_frames();
+  trim_frames();  // there are none that a task could use again
+  const size_t before = allocations;
+  spawn(lasting_detached(gate, result));
+  EXPECT_EQ(allocations, before);
+  EXPECT_EQ(result, 0);
+  gate.waiting.resume();
+  EXPECT_EQ(result, 7);
+}
+
+#ifdef __SANITIZE_ADDRESS__
+TEST(TaskFrames, FreedOnesAreCaught) {
+  auto* const frame = static_cast<volatile char*>(allocate_frame(192));
+  frame[0] = 1;
+  free_frame(const_cast<char*>(frame), 192);
+  EXPECT_DEATH(frame[0] = 1, "use-after-poison");
+  EXPECT_DEATH(frame[191] = 1, "use-after-poison");
+  EXPECT_EQ(allocate_frame(192), frame);
+  frame[191] = 1;
+  free_frame(const_cast<char*>(frame), 192);
+}
+#endif
+
 }  // namespace
 }  // namespace llmproxy::net

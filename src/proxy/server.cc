@@ -86,11 +86,11 @@ void Server::stop_if_empty() {
   if (is_draining_ && sessions_.empty()) loop_.stop();
 }
 
-std::list<Session*>::iterator Server::enter(Session& session) {
+Server::Sessions::iterator Server::enter(Session& session) {
   return sessions_.insert(sessions_.end(), &session);
 }
 
-void Server::leave(std::list<Session*>::iterator place) {
+void Server::leave(Sessions::iterator place) {
   const bool is_refused = (*place)->kind == Session::Kind::kRefused;
   sessions_.erase(place);
   is_refused ? --refused_ : --parts_.connections;
@@ -132,7 +132,7 @@ void Server::tell_refusals() {
 
 // Until there is nothing to trim and nobody who could leave something.
 void Server::trim() {
-  const size_t freed = blocks_.trim() + net::trim_frames();
+  const size_t freed = blocks_.trim() + heads_.trim() + net::trim_frames();
   trimmed_bytes_ += freed;
   if (trimmed_bytes_ >= kTrimBytesMin && parts_.worker.start(give_back_freed_memory)) {
     trimmed_bytes_ = 0;

@@ -16,9 +16,11 @@
 #include "http/head.h"
 #include "net/backend_pool.h"
 #include "net/buffer.h"
+#include "net/lasting.h"
 #include "net/listener.h"
 #include "net/loop.h"
 #include "net/worker.h"
+#include "proxy/head_pool.h"
 #include "proxy/key_store.h"
 #include "proxy/memory_budget.h"
 #include "proxy/metrics.h"
@@ -52,6 +54,8 @@ class Server final : public net::Listener::Acceptor {
 
   static constexpr Milliseconds kRefusalLines{1'000};  // between two lines that tell of them
 
+  using Sessions = std::list<Session*, net::LastingAllocator<Session*>>;
+
   Server(Parts parts, std::shared_ptr<const Config> config, const net::ListenSocket& socket);
   ~Server();
 
@@ -71,6 +75,7 @@ class Server final : public net::Listener::Acceptor {
   net::Loop& loop() { return loop_; }
   net::BlockPool& blocks() { return blocks_; }
   net::BackendPool& backends() { return backends_; }
+  HeadPool& heads() { return heads_; }
   // Empty, with room from the last one: of a reply that is being read, and gone with the next.
   http::ResponseHead& empty_reply_head() {
     reply_head_.clear();
@@ -81,8 +86,8 @@ class Server final : public net::Listener::Acceptor {
   Counters& counters() { return counters_; }
   const Counters& counters() const { return counters_; }
 
-  std::list<Session*>::iterator enter(Session& session);
-  void leave(std::list<Session*>::iterator place);
+  Sessions::iterator enter(Session& session);
+  void leave(Sessions::iterator place);
 
  private:
   void on_accept(int fd) override;
@@ -134,9 +139,10 @@ class Server final : public net::Listener::Acceptor {
   net::Loop loop_;
   net::BlockPool blocks_;
   net::BackendPool backends_;
+  HeadPool heads_;
   http::ResponseHead reply_head_;
   std::optional<net::Listener> listener_;
-  std::list<Session*> sessions_;
+  Sessions sessions_;
   Counters counters_;
   LedgerWake ledger_wake_;
   Alarm grace_;

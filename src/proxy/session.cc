@@ -26,7 +26,7 @@ Error head_error(const http::ParseResult& result) {
 // Waits for the first bytes of a request; holds no buffer meanwhile. Empty lines in front of one
 // are none of it (RFC 9112, section 2.2): some clients send one after a body. False: no request
 // will come.
-net::Task<bool> wait_for_request(Session& session) {
+net::LastingTask<bool> wait_for_request(Session& session) {
   net::Buffer& input = session.input;
   const MonotonicTime deadline =
       session.server.loop().now() + session.server.config()->limits.timeout_idle;
@@ -128,12 +128,13 @@ net::Task<void> refuse_head(Session& session, const Error& error) {
                                   error.status, error.message);
 }
 
-// One request. False when the connection ends with it.
-net::Task<bool> serve_next(Session& session, http::RequestHead& head) {
-  if (!co_await wait_for_request(session)) co_return false;
+// One request, whose first bytes are here. False when the connection ends with it.
+net::Task<bool> serve_one(Session& session) {
   const std::shared_ptr<const Config> config = session.server.config();  // not before it: a reload
   session.is_idle = false;
   session.input.make_room(net::kBlockBytes);  // the head to the front: nothing moves it after this
+  const HeadPool::Lease lease(session.server.heads());
+  http::RequestHead& head = lease.head();
   MaybeError refusal;
   const bool has_head = co_await read_head(session, config->limits, head, refusal);
   if (refusal) co_await refuse_head(session, *refusal);
@@ -145,19 +146,20 @@ net::Task<bool> serve_next(Session& session, http::RequestHead& head) {
   co_return keeps;
 }
 
-net::Task<void> serve_all(Session& session) {
-  http::RequestHead head;
-  while (co_await serve_next(session, head)) {
+net::LastingTask<void> serve_all(Session& session) {
+  for (bool keeps = true; keeps;) {
+    keeps = co_await wait_for_request(session);
+    if (keeps) keeps = co_await serve_one(session);
   }
   if (session.is_body_unread || !session.input.empty()) co_await linger(session);
 }
 
-net::Task<void> tell_refused(Session& session, std::string& reply) {
+net::LastingTask<void> tell_refused(Session& session, std::string& reply) {
   co_await send_last(session, reply);
   co_await linger(session);
 }
 
-net::Task<void> run(Session& session, net::Task<void> life) {
+net::LastingTask<void> run(Session& session, net::LastingTask<void> life) {
   try {
     co_await life;
   } catch (const std::exception& bug) {
@@ -194,15 +196,15 @@ void Session::abort() {
   client.cancel();
 }
 
-net::Task<void> run_session(Server& server, int fd) {
+net::LastingTask<void> run_session(Server& server, int fd) {
   Session session(server, fd, Session::Kind::kServed);
-  net::Task<void> life = serve_all(session);
+  net::LastingTask<void> life = serve_all(session);
   co_await run(session, std::move(life));
 }
 
-net::Task<void> refuse_session(Server& server, int fd, std::string reply) {
+net::LastingTask<void> refuse_session(Server& server, int fd, std::string reply) {
   Session session(server, fd, Session::Kind::kRefused);
-  net::Task<void> life = tell_refused(session, reply);
+  net::LastingTask<void> life = tell_refused(session, reply);
   co_await run(session, std::move(life));
 }
 

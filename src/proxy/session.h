@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <list>
 #include <string>
 
 #include "http/head.h"
@@ -48,13 +47,13 @@ class Session {
   bool is_body_unread = false;  // the last request's body was not read to its end
 
  private:
-  std::list<Session*>::iterator place_;
+  Server::Sessions::iterator place_;
   bool* is_gone_ = nullptr;  // set by the destructor while abort() is resuming what waits
 };
 
 // The whole life of the connection `fd`.
-net::Task<void> run_session(Server& server, int fd);
+net::LastingTask<void> run_session(Server& server, int fd);
 // Of one that gets `reply` only.
-net::Task<void> refuse_session(Server& server, int fd, std::string reply);
+net::LastingTask<void> refuse_session(Server& server, int fd, std::string reply);
 
 }  // namespace llmproxy
