@@ -12,6 +12,7 @@
 #include "api/endpoint.h"
 #include "api/json_edit.h"
 #include "base/large_blocks.h"
+#include "base/sanitized.h"
 #include "base/test_allocations.h"
 
 namespace llmproxy {
@@ -22,10 +23,8 @@ bool is_json(std::string_view text) {
 }
 
 // Sanitizers keep memory that was freed, to catch those who use it.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kIsSanitized = true;  // by GCC
-#elif defined(__clang__)
-constexpr bool kIsSanitized = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
+#if defined(LLMPROXY_HAS_ASAN) || defined(LLMPROXY_HAS_TSAN)
+constexpr bool kIsSanitized = true;
 #else
 constexpr bool kIsSanitized = false;
 #endif

@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/sanitized.h"
 #include "base/test_allocations.h"
 
 namespace llmproxy::net {
@@ -138,7 +139,7 @@ TEST(Lasting, OutlivesItsThread) {
   give(take(3 * room(kSize), kSize), kSize);
 }
 
-#ifdef __SANITIZE_ADDRESS__
+#ifdef LLMPROXY_HAS_ASAN
 TEST(Lasting, FreedPiecesAreCaught) {
   auto* const piece = static_cast<volatile char*>(allocate_lasting(100));
   piece[99] = 1;

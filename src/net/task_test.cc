@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/sanitized.h"
 #include "net/test_loop.h"
 
 namespace llmproxy::net {
@@ -318,7 +319,7 @@ TEST(TaskFrames, LastingOnesAreNoneOfThem) {
   EXPECT_EQ(result, 7);
 }
 
-#ifdef __SANITIZE_ADDRESS__
+#ifdef LLMPROXY_HAS_ASAN
 TEST(TaskFrames, FreedOnesAreCaught) {
   auto* const frame = static_cast<volatile char*>(allocate_frame(192));
   frame[0] = 1;
