@@ -4,6 +4,7 @@
 #include <sanitizer/asan_interface.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <new>
@@ -67,7 +68,7 @@ class Slabs {
     Slab& slab = with_room_[index] != nullptr ? *with_room_[index] : add(index);
     if (++slab.used == slab.capacity) unlink(slab);
     void* const memory = slab.free != nullptr ? static_cast<void*>(slab.free) : slab.fresh;
-    ASAN_UNPOISON_MEMORY_REGION(memory, size);
+    ASAN_UNPOISON_MEMORY_REGION(memory, std::max(size, sizeof(Piece)));
     if (slab.free != nullptr) {
       slab.free = slab.free->next;
     } else {

@@ -23,24 +23,11 @@ Error head_error(const http::ParseResult& result) {
   return {result.status, Blame::kClient, std::string(result.reason)};
 }
 
-// Waits for the first bytes of a request; holds no buffer meanwhile. Empty lines in front of one
-// are none of it (RFC 9112, section 2.2): some clients send one after a body. False: no request
-// will come.
-net::LastingTask<bool> wait_for_request(Session& session) {
-  net::Buffer& input = session.input;
-  const MonotonicTime deadline =
-      session.server.loop().now() + session.server.config()->limits.timeout_idle;
-  for (;;) {
-    while (input.bytes().starts_with("\r\n")) input.consume(2);
-    if (!input.empty() && input.bytes() != "\r") co_return true;
-    input.release();
-    const IoResult readable = co_await session.client.readable(deadline);
-    if (!readable.ok()) co_return false;
-    input.make_room(net::kBlockBytes);
-    const IoResult read = co_await session.client.read_some(input.tail(), input.room(), deadline);
-    input.append(read.bytes);
-    if (!read.ok()) co_return false;
-  }
+// The first bytes of a request are in the buffer. Empty lines in front of one are none of it (RFC
+// 9112, section 2.2): some clients send one after a body.
+bool has_request(net::Buffer& input) {
+  while (input.bytes().starts_with("\r\n")) input.consume(2);
+  return !input.empty() && input.bytes() != "\r";
 }
 
 // The head at the front of the input, if it is whole: true, or false with an Error to be told
@@ -146,12 +133,26 @@ net::Task<bool> serve_one(Session& session) {
   co_return keeps;
 }
 
+// Waits here for the first bytes of each request, without a buffer: another frame for it would be
+// one more of an idle connection.
 net::LastingTask<void> serve_all(Session& session) {
+  net::Buffer& input = session.input;
   for (bool keeps = true; keeps;) {
-    keeps = co_await wait_for_request(session);
+    const MonotonicTime deadline =
+        session.server.loop().now() + session.server.config()->limits.timeout_idle;
+    while (keeps && !has_request(input)) {
+      input.release();
+      const IoResult readable = co_await session.client.readable(deadline);
+      keeps = readable.ok();
+      if (!keeps) break;
+      input.make_room(net::kBlockBytes);
+      const IoResult read = co_await session.client.read_some(input.tail(), input.room(), deadline);
+      input.append(read.bytes);
+      keeps = read.ok();
+    }
     if (keeps) keeps = co_await serve_one(session);
   }
-  if (session.is_body_unread || !session.input.empty()) co_await linger(session);
+  if (session.is_body_unread || !input.empty()) co_await linger(session);
 }
 
 net::LastingTask<void> tell_refused(Session& session, std::string& reply) {
