@@ -54,9 +54,9 @@ void query(const std::string& path, const std::string& sql,
 
 Proxy::Proxy(const Options& options) : options_(options) {
   const std::string config = this->config();
-  std::string text =
-      fmt::format("port = 0\nthreads = {}\ndata_dir = \"{}\"\n[db]\nuri = \"sqlite://{}\"\n",
-                  options.threads, directory_.path(), database());
+  std::string text = fmt::format(
+      "port = 0\nthreads = {}\ndata_dir = \"{}\"\n{}[db]\nuri = \"sqlite://{}\"\n", options.threads,
+      directory_.path(), options.has_key_cache ? "" : "auth.key_ttl = 0\n", database());
   for (size_t i = 0; i < options.backends; ++i) {
     text += fmt::format(
         "[backends.bench-{}]\nurl = \"{}://127.0.0.1:{}\"\nverify_ssl = false\ntoken = \"\"\n", i,

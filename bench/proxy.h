@@ -29,6 +29,7 @@ class Proxy {
     std::vector<uint16_t> backend_ports{};
     unsigned threads = 0;           // 0: as many as cores
     size_t keys = 1, backends = 1;  // models bench-0, bench-1, ..., at the ports in turn
+    bool has_key_cache = true;      // false: the database is asked for each request's key
     bool is_tls = false;            // to the backends
     int core = kAnyCore;
     std::string nosync_library{};  // preloaded: the ledger's writes are not durable then
