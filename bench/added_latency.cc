@@ -198,8 +198,7 @@ void run(const std::string& binary, size_t rounds) {
   const Bills& bills = sides[1]->bills();
   proxy.stop_and_check(bills);
   for (size_t figure = 0; figure < kFigures; ++figure) print_figure(figure, sides);
-  fmt::print("\n{} requests through the proxy, {} bills, each count right.\n", bills.size(),
-             bills.size());
+  print_bills(bills.size());
 }
 
 }  // namespace

@@ -54,7 +54,6 @@ const std::vector<Gateway::Kind>& Gateway::kinds() {
        .log = "access.log",
        .is_rewriting = false,
        .has_counts = false},
-      {.name = "one-api", .keys = "its own", .spend = "its log table", .log = "one-api.db"},
   };
   return kinds;
 }

@@ -131,7 +131,7 @@ void run(const std::string& binary, size_t rounds) {
   requests +=
       compare("Servers; two share their cores with load and backend", binary, backend,
               {{.name = "1 server", .threads = 1}, {.name = "2 servers", .threads = 2}}, rounds);
-  fmt::print("\n{} requests, {} bills, each count right.\n", requests, requests);
+  print_bills(requests);
 }
 
 }  // namespace

@@ -195,8 +195,7 @@ void run(const std::string& binary, size_t rounds, size_t seconds,
   run_frontier(runners, rates, std::max<size_t>(rounds / kFrontierShare, 1), seconds);
   const Bills& bills = runners[1]->way.bills;
   proxy.stop_and_check(bills);
-  fmt::print("\n{} requests through the proxy, {} bills, each count right.\n", bills.size(),
-             bills.size());
+  print_bills(bills.size());
 }
 
 }  // namespace

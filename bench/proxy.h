@@ -22,6 +22,9 @@ using Bills = std::map<int64_t, int64_t>;
 void query(const std::string& path, const std::string& sql,
            const std::function<void(int64_t, int64_t)>& row);
 
+// The last line of a benchmark whose bills were compared.
+void print_bills(size_t requests);
+
 class Proxy {
  public:
   struct Options {

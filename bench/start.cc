@@ -61,7 +61,7 @@ void run(const std::string& binary, int64_t events) {
     table.add({fmt::format("{} backends, {} events unshipped", kBackends, events),
                spread(start_again_and_again(options, events, requests), 0)});
   }
-  fmt::print("\n{} requests, {} bills, each count right.\n", requests, requests);
+  print_bills(requests);
 }
 
 }  // namespace

@@ -157,7 +157,7 @@ void run(const std::vector<std::string>& binaries, size_t rounds, std::string_vi
   std::fflush(stdout);
   const size_t requests = run_lanes(pick(all_lanes(), wanted), false, binaries, rounds) +
                           run_lanes(pick(tls_lanes(), wanted), true, binaries, rounds);
-  fmt::print("\n{} requests through the proxy, {} bills, each count right.\n", requests, requests);
+  print_bills(requests);
 }
 
 }  // namespace

@@ -53,6 +53,7 @@ struct Ledger::State {
   void ship();
   void ship_batch(Lock& lock);
   void wake_writer(bool has_kept_files = false);
+  void tell_writer(Wake wake);
   void wake_reader();
 
   const std::unique_ptr<Directory> directory;
@@ -75,6 +76,7 @@ struct Ledger::State {
   };
   Sleep writer_sleep = Sleep::kAwake;
   uint64_t writer_wakes = 0;
+  bool has_news = false;  // since it went to sleep, of which somebody will wake it later
   bool is_keeper_asleep = false, is_reader_asleep = false;  // and do not look again by themselves
   bool is_in_database = false;
   bool is_closing = false;
@@ -111,6 +113,11 @@ void Ledger::State::wake_writer(bool has_kept_files) {
   writer_sleep = Sleep::kAwake;
   ++writer_wakes;
   writer_wake.notify_one();
+}
+
+void Ledger::State::tell_writer(Wake wake) {
+  if (wake == Wake::kNow) return wake_writer();
+  has_news = true;
 }
 
 void Ledger::State::commit(Lock& lock) {
@@ -154,6 +161,7 @@ void Ledger::State::write() {
     writer_sleep = core.files().next_try() ? Sleep::kForRetry
                    : core.is_gathering()   ? Sleep::kForGap
                                            : Sleep::kForWork;
+    has_news = false;  // it has seen all there is
     wait(writer_wake, lock, when);
     writer_sleep = Sleep::kAwake;
   }
@@ -303,7 +311,7 @@ void Ledger::release(const Intent& intent) {
 
 void Ledger::wake() {
   const std::lock_guard lock(state_->mutex);
-  state_->wake_writer();
+  if (std::exchange(state_->has_news, false)) state_->wake_writer();
 }
 
 void Ledger::open(const Intent& intent, bool may_bill_running, Waiter& waiter, Wake wake) {
@@ -311,7 +319,7 @@ void Ledger::open(const Intent& intent, bool may_bill_running, Waiter& waiter, W
     const std::lock_guard lock(state_->mutex);
     if (!state_->is_writing_stopped) {
       const bool is_first = state_->core.open(intent, may_bill_running, waiter, monotonic_now());
-      if (is_first && wake == Wake::kNow) state_->wake_writer();
+      if (is_first) state_->tell_writer(wake);
       return;
     }
   }
@@ -321,7 +329,7 @@ void Ledger::open(const Intent& intent, bool may_bill_running, Waiter& waiter, W
 void Ledger::await(Waiter& waiter, Wake wake) {
   const std::lock_guard lock(state_->mutex);
   state_->core.await(waiter);
-  if (wake == Wake::kNow) state_->wake_writer();
+  state_->tell_writer(wake);
 }
 
 bool Ledger::withdraw(Waiter& waiter) {
@@ -340,7 +348,7 @@ void Ledger::settle(Settlement settlement, Waiter& waiter, Wake wake) {
     const std::lock_guard lock(state_->mutex);
     is_closed = state_->is_writing_stopped;
     if (!is_closed) is_told_at_once = state_->core.settle(std::move(settlement), waiter);
-    if (wake == Wake::kNow) state_->wake_writer();
+    state_->tell_writer(wake);
   }
   if (is_told_at_once || is_closed) waiter.done(!is_closed);
 }

@@ -49,11 +49,10 @@ class Ledger {
   // Why reserve() says no at the moment, in words for the log.
   std::string refusal() const;
 
-  // Whether the writer looks at once if there is something to write. An event loop that has more to
-  // say in its round wakes it once, at the end: woken by the first of many, it would write that one
-  // alone.
-  enum class Wake : uint8_t { kNow, kLater };  // kLater: wake() follows soon
-  void wake();
+  // Whether the writer is woken for what it is told, or by the wake() that follows soon. An event
+  // loop wakes it once for many: woken by the first of them, it would write that one alone.
+  enum class Wake : uint8_t { kNow, kLater };
+  void wake();  // if it was told something since it went to sleep
 
   // A stream is about to begin. Told false: it cannot be recorded, so nothing of it may reach the
   // client. `may_bill_running`: its running figures may make the bill (a backend set to

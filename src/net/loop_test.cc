@@ -335,6 +335,32 @@ class Counter final : public Watched {
   std::function<void()> body_;
 };
 
+// There may be more behind an event; nothing is behind what was posted.
+TEST(Loop, IsBusyInARoundWithEvents) {
+  Loop loop;
+  const Watchdog watchdog(loop);
+  std::vector<bool> busy;
+  FunctionWork last([&] {
+    busy.push_back(loop.is_busy());
+    loop.stop();
+  });
+  FunctionWork first([&] {
+    busy.push_back(loop.is_busy());
+    loop.post(last);
+  });
+  const int fd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+  Counter counter([&] {
+    busy.push_back(loop.is_busy());
+    loop.post(first);
+  });
+  ASSERT_TRUE(loop.watch(fd, EPOLLIN | EPOLLET, counter));
+  loop.run();
+  EXPECT_EQ(busy, (std::vector{true, true, false}));
+  EXPECT_FALSE(loop.is_busy());
+  loop.unwatch(fd);
+  close(fd);
+}
+
 TEST(Loop, ForgottenInTheSameRoundIsNotTold) {
   Loop loop;
   const Watchdog watchdog(loop);

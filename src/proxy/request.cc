@@ -281,9 +281,11 @@ net::Task<bool> settle_reserved(Request& request) {
   bool has_intent = false;
   if (request.intent) {  // it is pointed to
     Ledger& ledger = request.server.parts().ledger;
-    const bool is_needed = request.intent->is_told() || !ledger.withdraw(*request.intent);
-    if (is_needed) has_intent = co_await await_intent(request);
-    if (!is_needed) request.intent.reset();
+    if (!request.intent->is_told() && ledger.withdraw(*request.intent)) {
+      request.intent.reset();
+    } else {
+      has_intent = co_await await_intent(request);
+    }
   }
   request.outcome = decide_outcome(request.evidence);
   LedgerWait wait(request.server.loop());

@@ -81,7 +81,7 @@ class Server final : public net::Listener::Acceptor {
     reply_head_.clear();
     return reply_head_;
   }
-  // For all that is told to the ledger until nothing more comes, or for a while.
+  // Soon, for all that the ledger is told until then: see LedgerWake.
   void wake_ledger() { ledger_wake_.arm(); }
   Counters& counters() { return counters_; }
   const Counters& counters() const { return counters_; }
@@ -106,7 +106,7 @@ class Server final : public net::Listener::Acceptor {
     Server& server_;
     void (Server::*function_)();
   };
-  // Wakes the ledger once the loop has nothing else to do.
+  // Wakes the ledger's writer once the loop has nothing else to do, or after a while.
   class LedgerWake final : net::Posted {
    public:
     static constexpr Milliseconds kDelayMax{1};
